@@ -1,0 +1,1 @@
+"""pairtune: fine-tuned models as pairs of a base and a delta."""
