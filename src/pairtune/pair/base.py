@@ -1,0 +1,239 @@
+"""The pretrained side of a pair: a model as it was stored, frozen, and known by its fingerprint."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pairtune.errors import FormatError, InputError
+from pairtune.pair import hub
+from pairtune.pair.checkpoint import Checkpoint, Fingerprint, tokenizer_digest
+from pairtune.pair.names import Names, blocks
+from pairtune.zoo import path as zoo_path
+
+log = logging.getLogger("pairtune")
+
+Family = Literal["causal", "seq2seq", "encoder"]
+HEAD_KINDS = {
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+@dataclass
+class Base:
+    """A loaded base. Its parameters are frozen and it is in evaluation mode; nothing writes to them again.
+
+    Attributes:
+        family: "causal" and "seq2seq" have the tokens view; "encoder" has labels once a head is there.
+        new_names: names in memory of a task head that the checkpoint does not hold (it belongs to the delta).
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    revision: str | None
+    family: Family
+    folder: Path
+    checkpoint: Checkpoint
+    names: Names
+    new_names: frozenset[str] = frozenset()
+    quantize: str | None = None
+    labels: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        task: str | None = None,
+        labels: list[str] | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        quantize: Literal["4bit"] | None = None,
+        head_seed: int = 0,
+    ) -> Base:
+        """Load a base from a hub id, a local folder or `zoo:<name>`.
+
+        Args:
+            task: the task's kind; on an encoder "classification", "multilabel" and "regression" add a new head with
+                `len(labels)` outputs (1 for regression). On a language model, classification is text: no head is made.
+            dtype: None keeps float32 where it fits in 40 % of the free memory, else the stored type.
+            device: None takes the accelerator if there is one.
+            quantize: "4bit" loads the linear layers in NF4 (bitsandbytes).
+            head_seed: the seed of a new head's initial values.
+
+        Raises `InputError` when there is no such model, `FormatError` when its files are damaged or a tensor is
+        missing from them: nothing but a new head is ever initialised at random.
+        """
+        name = str(source)
+        folder = zoo_path(name.removeprefix("zoo:")) if name.startswith("zoo:") else hub.local_folder(name, revision)
+        config = hub.load_config(folder)
+        family = family_of(config)
+        checkpoint = Checkpoint(folder)
+        notes: list[str] = []
+        auto_class, keywords, is_new = _model_class(config, family, task, labels)
+        device = torch.device(device) if device is not None else _best_device()
+        dtype = _pick_dtype(dtype, checkpoint, device, notes)
+        if quantize == "4bit":
+            keywords["quantization_config"] = transformers.BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+            )
+            keywords["device_map"] = {"": device}
+        elif quantize is not None:
+            raise InputError(f"quantize: expected '4bit' or nothing, found {quantize!r}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(head_seed)
+            model, info = hub.load_model(auto_class, folder, allow_new=is_new, dtype=dtype, **keywords)
+        new = frozenset(info["missing_keys"]) | {item[0] for item in info.get("mismatched_keys", ())}
+        if quantize is None:
+            model.to(device)
+        model.eval().requires_grad_(False)
+        base = cls(
+            model=model,
+            tokenizer=hub.load_tokenizer(folder),
+            source=name,
+            revision=revision,
+            family=family,
+            folder=folder,
+            checkpoint=checkpoint,
+            names=Names(model, checkpoint),
+            new_names=new,
+            quantize=quantize,
+            labels=labels,
+            notes=notes,
+        )
+        base._check_vocabulary()
+        log.info("%s", base.describe())
+        return base
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Hash of the stored tensors that this model loads, and of the tokenizer. Reads every stored byte once."""
+        loaded = [name for name in self.checkpoint if self.names.memory(name) not in (None, *self.new_names)]
+        return Fingerprint.of(
+            self.checkpoint, loaded, self.model.base_model_prefix, tokenizer_digest(self.tokenizer)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the model's floating-point parameters in memory."""
+        return self.model.dtype
+
+    @cached_property
+    def blocks(self) -> list[tuple[str, torch.nn.Module]]:
+        """Names and modules of the transformer blocks, in the order in which they run."""
+        return blocks(self.model)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the blocks' output."""
+        return self.model.config.get_text_config().hidden_size
+
+    def stored(self, name: str) -> torch.Tensor:
+        """A stored tensor by its name on disk, as stored (memory-mapped)."""
+        return self.checkpoint[name]
+
+    def describe(self) -> str:
+        """One line: what was loaded, how large, in which type, where."""
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        parts = [f"{self.source}: {type(self.model).__name__}, {count / 1e6:.1f} M parameters"]
+        parts.append(f"{str(self.dtype).removeprefix('torch.')} on {self.device}")
+        parts.append(f"loaded {len(self.names.on_disk) - len(self.new_names)} tensors")
+        if self.new_names:
+            parts.append(f"new head: {', '.join(sorted(self.new_names))}")
+        return "; ".join([*parts, *self.notes])
+
+    def _check_vocabulary(self) -> None:
+        """Every id that the tokenizer can make must have a row in the embedding."""
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        if len(self.tokenizer) > rows:
+            raise FormatError(
+                f"{self.source}: the tokenizer makes {len(self.tokenizer)} ids but the embedding has {rows} rows; "
+                "the tokenizer belongs to another checkpoint"
+            )
+
+
+def family_of(config: transformers.PretrainedConfig) -> Family:
+    """Encoder-decoder, decoder-only or encoder, from the configuration alone."""
+    if config.is_encoder_decoder:
+        return "seq2seq"
+    architectures = " ".join(config.architectures or ())
+    if "ForCausalLM" in architectures or "LMHeadModel" in architectures:
+        return "causal"
+    encoder_heads = transformers.MODEL_FOR_MASKED_LM_MAPPING
+    if "MaskedLM" not in architectures and type(config) not in encoder_heads.keys():
+        return "causal" if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING.keys() else "encoder"
+    return "encoder"
+
+
+def _model_class(config, family: Family, task: str | None, labels: list[str] | None):
+    """The Auto class for the task, its keywords, and which names may be new."""
+    if family == "causal":
+        return transformers.AutoModelForCausalLM, {}, None
+    if family == "seq2seq":
+        return transformers.AutoModelForSeq2SeqLM, {}, None
+    if task in HEAD_KINDS:
+        names = labels if task != "regression" else ["value"]
+        if not names:
+            raise InputError(f"task {task}: a new head needs the list of labels")
+        keywords = {
+            "num_labels": len(names),
+            "problem_type": HEAD_KINDS[task],
+            "id2label": dict(enumerate(names)),
+            "label2id": {label: i for i, label in enumerate(names)},
+        }
+        auto_class = transformers.AutoModelForSequenceClassification
+        if type(config) not in auto_class._model_mapping.keys():
+            raise InputError(f"task {task}: transformers has no classification head for {config.model_type}")
+        prefix = auto_class._model_mapping[type(config)].base_model_prefix
+        return auto_class, keywords, partial(_is_head_name, prefix=prefix)
+    if task in ("lm", "seq2seq"):
+        raise InputError(f"task {task}: {config.model_type} is an encoder; take a causal or encoder-decoder base")
+    return transformers.AutoModel, {}, None
+
+
+def _is_head_name(name: str, prefix: str) -> bool:
+    """A task head lies outside the backbone; the pooler that only heads read counts with it."""
+    return not name.startswith(prefix + ".") or ".pooler." in name
+
+
+def _best_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+
+
+def _pick_dtype(dtype, checkpoint: Checkpoint, device: torch.device, notes: list[str]) -> torch.dtype:
+    """Float32 where it fits, since half precision makes scores depend on the batch."""
+    if isinstance(dtype, str):
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype):
+            raise InputError(f"dtype: {dtype!r} is not a torch type; try float32 or bfloat16")
+        dtype = found
+    if dtype is not None:
+        if dtype != torch.float32:
+            notes.append(f"asked for {str(dtype).removeprefix('torch.')}: scores depend on the batch by about 4e-3")
+        return dtype
+    count = sum(torch.Size(checkpoint.shape(name)).numel() for name in checkpoint)
+    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if count * 4 < 0.4 * free:
+        return torch.float32
+    notes.append("bfloat16, since float32 would not fit in 40 % of the free memory")
+    return torch.bfloat16
