@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -125,6 +126,21 @@ class Base:
         return Fingerprint.of(
             self.checkpoint, loaded, self.model.base_model_prefix, tokenizer_digest(self.tokenizer)
         )
+
+    def __post_init__(self):
+        # The Parameter objects as loaded: whoever tunes exchanges them, nobody writes to them.
+        self.parameters = dict(self.model.named_parameters(remove_duplicate=True))
+        self.vocabulary_rows: int = self.model.get_input_embeddings().weight.shape[0]
+
+    def checksum(self) -> str:
+        """SHA-256 over the values in memory of every loaded Parameter, a new head's excluded."""
+        total = hashlib.sha256()
+        for name, parameter in sorted(self.parameters.items()):
+            if name not in self.new_names:
+                data = parameter.detach().contiguous().flatten().view(torch.uint8)
+                total.update(name.encode())
+                total.update(memoryview(data.cpu().numpy()))
+        return total.hexdigest()
 
     @property
     def device(self) -> torch.device:

@@ -117,7 +117,7 @@ class SwappedParameters(Installed):
         super().__init__(call if call is not None else model, provides)
         self._root = model
         self.variants = dict(variants)
-        originals = dict(model.named_parameters(remove_duplicate=True))
+        originals = plain_parameters(model)
         unknown = [name for name in self.variants if name not in originals]
         if unknown:
             raise DeltaMismatch(f"the model has no parameter {unknown[0]!r}")
@@ -152,6 +152,11 @@ class SwappedParameters(Installed):
         for name, sites in self._sites.items():
             for module, attribute in sites:
                 module._parameters[attribute] = parameters[name]
+
+
+def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters by the names that they have before any adapter wraps their module."""
+    return {name.replace(".base_layer.", "."): p for name, p in model.named_parameters(remove_duplicate=True)}
 
 
 def _sites(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[str, list[tuple[nn.Module, str]]]:

@@ -1,0 +1,128 @@
+"""The log-probability that a language model gives to each token of a text, without the big logits tensor.
+
+A batch × length × vocabulary float32 tensor is the largest thing in scoring and nothing of it is needed but one number
+a token. So the head runs over slices of positions. It runs inside the model's own forward (whose backbone hands back
+the hidden states it already has), so that whatever the model does around its head, scales, biases or soft-caps, stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+LOGITS_AT_ONCE = 1 << 24  # elements of one slice of logits: 64 MiB in float32
+
+
+def token_log_probs(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any], targets: Tensor) -> Tensor:
+    """log p(target at t | everything before t), per token.
+
+    Args:
+        call: the module to call (the model itself or a wrapper around it).
+        inner: the transformers model inside it, which owns the head.
+        inputs: model inputs of a batch [B, T].
+        targets: [B, T] token ids; for a decoder-only model the token that position t - 1 predicts, for an
+            encoder-decoder model the token that decoder position t predicts. Negative ids are not scored.
+
+    Returns: [B, T] float32, 0 where the target is negative.
+    """
+    if inner.config.is_encoder_decoder or not _can_slice(inner):
+        return _by_rows(call, inner, inputs, targets)
+    hidden = _head_input(call, inner, inputs)[:, -targets.shape[1] :]
+    predicted = targets[:, 1:]
+    result = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
+    vocabulary = inner.get_output_embeddings().weight.shape[0]
+    step = max(1, LOGITS_AT_ONCE // (vocabulary * targets.shape[0]))
+    for start in range(0, predicted.shape[1], step):
+        part = slice(start, min(start + step, predicted.shape[1]))
+        logits = _run_head(inner, hidden[:, part])
+        result[:, 1:][:, part] = _gather(logits, predicted[:, part])
+    return result
+
+
+def _by_rows(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any], targets: Tensor) -> Tensor:
+    """The plain way, a few rows at a time so that the logits stay small."""
+    shift = 0 if inner.config.is_encoder_decoder else 1
+    rows, length = targets.shape
+    head = inner.get_output_embeddings()
+    step = max(1, LOGITS_AT_ONCE // (head.weight.shape[0] * max(length, 1)))
+    result = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        logits = call(**{k: v[part] if isinstance(v, Tensor) else v for k, v in inputs.items()}).logits
+        logits = logits[:, -length:]
+        result[part, shift:] = _gather(logits[:, : length - shift], targets[part, shift:])
+    return result
+
+
+def _gather(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-softmax at the targets in float32; 0 where a target is negative."""
+    scored = targets >= 0
+    logits = logits.float()
+    chosen = logits.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return torch.where(scored, chosen - logits.logsumexp(-1), 0.0)
+
+
+def _can_slice(inner: PreTrainedModel) -> bool:
+    backbone = inner.base_model
+    return backbone is not inner and inner.get_output_embeddings() is not None
+
+
+def _head_input(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any]) -> Tensor:
+    """One pass that ends at the head: its input [B, T, d] at every position, its product at one only."""
+    caught: list[Tensor] = []
+
+    def catch(_module, args):
+        caught.append(args[0])
+        return (args[0][:, -1:], *args[1:])
+
+    handle = inner.get_output_embeddings().register_forward_pre_hook(catch)
+    try:
+        call(**inputs, **_no_cache(inner))
+    finally:
+        handle.remove()
+    return caught[-1]
+
+
+def _run_head(inner: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """The model's forward from its head on, [B, S, d] → [B, S, V]; its backbone is not run again."""
+
+    def feed(_module, args):
+        return (hidden, *args[1:])
+
+    handle = inner.get_output_embeddings().register_forward_pre_hook(feed)
+    try:
+        with returning(inner.base_model, BaseModelOutputWithPast(last_hidden_state=hidden)):
+            ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+            return inner(input_ids=ids, **_no_cache(inner)).logits
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def returning(module: nn.Module, value: Any) -> Iterator[None]:
+    """While inside, calling `module` gives `value` at once; its hooks still run."""
+    own = module.__dict__.get("forward")
+    module.forward = lambda *args, **kwargs: value  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own  # type: ignore[method-assign]
+
+
+def _no_cache(inner: nn.Module) -> dict[str, Any]:
+    return {"use_cache": False} if accepts(inner, "use_cache") else {}
+
+
+def accepts(module: nn.Module, name: str) -> bool:
+    """Whether a module's forward has a parameter of this name."""
+    return name in inspect.signature(type(module).forward).parameters
