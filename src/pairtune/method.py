@@ -6,11 +6,13 @@ documentation, so a default or a range is written once.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, get_args
 
 import pydantic
 
 from pairtune.errors import ConfigError
+from pairtune.registry import suggest
 
 
 class Settings(pydantic.BaseModel):
@@ -19,12 +21,21 @@ class Settings(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-def problems_of(error: pydantic.ValidationError, prefix: str = "") -> list[str]:
-    """One readable line a problem of a pydantic validation error: `where: what was expected (found ...)`."""
+def problems_of(
+    error: pydantic.ValidationError, prefix: str = "", model: type[pydantic.BaseModel] | None = None
+) -> list[str]:
+    """One readable line a problem of a pydantic validation error: `where: what was expected (found ...)`.
+
+    With the `model` that refused, an unknown name is answered with the nearest known one.
+    """
     lines = []
     for item in error.errors():
         where = ".".join([*([prefix] if prefix else []), *(str(part) for part in item["loc"])])
-        found = "" if item["type"] == "missing" else f" (found {item['input']!r})"
+        if item["type"] == "extra_forbidden":
+            hint = suggest(str(item["loc"][-1]), _fields(model, item["loc"][:-1]))
+            lines.append(f"{where}: there is no such setting{hint}")
+            continue
+        found = "" if item["type"] == "missing" else f" (found {_short(item['input'])})"
         lines.append(f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}{found}")
     return lines
 
@@ -42,5 +53,20 @@ class Method:
             try:
                 settings = self.Settings(**values)
             except pydantic.ValidationError as error:
-                raise ConfigError(problems_of(error), where=type(self).__name__) from None
+                raise ConfigError(problems_of(error, model=self.Settings), where=type(self).__name__) from None
         self.settings = settings
+
+
+def _fields(model: type[pydantic.BaseModel] | None, path: Sequence[Any]) -> list[str]:
+    """The field names of the model that `path` leads to, through nested models; empty where it leads elsewhere."""
+    for part in path:
+        inner = model.model_fields.get(part) if model else None
+        kinds = [inner.annotation, *get_args(inner.annotation)] if inner else []
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)), None)
+    return list(model.model_fields) if model else []
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    """The value as text, cut: a whole section given in place of a number would bury the message."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
