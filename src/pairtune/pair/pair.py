@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,6 +55,27 @@ class Pair:
         self._trusted: dict[int, bool] = {}
         for layer in layers or []:
             self.push(layer)
+
+    @classmethod
+    def load(cls, source: str | Path, base: Base | str | None = None, **options: Any) -> Pair:
+        """Load a pairtune folder, a PEFT folder or a checkpoint with its base; see `loader.load_pair`."""
+        from pairtune.pair import loader
+
+        return loader.load_pair(source, base, **options)
+
+    @classmethod
+    def from_checkpoints(cls, base: Base | str, finetuned: str | Path, **options: Any) -> Pair:
+        """The pair of a base and a full fine-tuned checkpoint; see `loader.from_checkpoints`."""
+        from pairtune.pair import loader
+
+        return loader.from_checkpoints(base, finetuned, **options)
+
+    def save(self, folder: str | Path, card: Card | None = None) -> Card:
+        """Write the pair's folder, whole or not at all; see `loader.save_pair`."""
+        from pairtune.pair import loader
+
+        self.card = loader.save_pair(self, Path(folder), card)
+        return self.card
 
     # -- the stack ---------------------------------------------------------------------------------------------------
 

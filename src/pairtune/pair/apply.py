@@ -1,0 +1,104 @@
+"""Put a weights delta on a loaded base: every kind becomes Parameters that are exchanged with the base's."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from pairtune.errors import BaseMismatch, DeltaMismatch
+from pairtune.pair.installed import SwappedParameters
+
+if TYPE_CHECKING:
+    from pairtune.pair.base import Base
+    from pairtune.pair.checkpoint import Checkpoint
+    from pairtune.pair.delta import Delta
+
+log = logging.getLogger("pairtune")
+
+
+def install_delta(base: Base, delta: Delta, call: nn.Module | None = None) -> SwappedParameters:
+    """Materialise base + delta for the tensors that the delta names and switch them in.
+
+    A matrix that gained rows (added tokens) is exchanged for the longer one; this is said in the log. Costs a second
+    copy of the tensors that the delta names. Raises `DeltaMismatch` for a name or shape that does not fit.
+    """
+    current = {name: parameter.detach() for name, parameter in base.parameters.items()}
+    changed: dict[str, Tensor] = {}
+    for memory in _touched(base, delta):
+        pieces = base.names.to_disk({memory: current[memory]})
+        changed.update({disk: _new_value(delta, disk, old) for disk, old in pieces.items()})
+    variants = {}
+    for memory, value in base.names.to_memory(changed).items():
+        old = current[memory]
+        if value.shape[1:] != old.shape[1:] or value.shape[0] < old.shape[0]:
+            raise DeltaMismatch(f"{memory} becomes {list(value.shape)}, the base has {list(old.shape)}")
+        if value.shape[0] > old.shape[0]:
+            log.warning("%s: %d rows added by tuning (%d → %d)", memory, len(value) - len(old), len(old), len(value))
+        variants[memory] = nn.Parameter(value.to(old.device, old.dtype).contiguous(), requires_grad=False)
+    if not variants:
+        raise DeltaMismatch("the delta changes nothing")
+    return SwappedParameters(base.model, variants, call=call)
+
+
+def _new_value(delta: Delta, disk: str, old: Tensor) -> Tensor:
+    if disk not in delta:
+        return old
+    part = delta[disk]
+    # A new head exists in the delta alone: there is no base value to add to.
+    return part.value if part.kind == "module" else delta.apply(disk, old)
+
+
+def _touched(base: Base, delta: Delta) -> list[str]:
+    """Names in memory of the Parameters that a delta changes."""
+    touched = []
+    for disk in delta:
+        memory = base.names.memory(disk)
+        if memory is None or base.names.tied.get(memory, memory) not in base.parameters:
+            raise DeltaMismatch(f"the delta changes {disk}, which {base.source} does not have")
+        touched.append(base.names.tied.get(memory, memory))
+    return list(dict.fromkeys(touched))
+
+
+def difference_of(base: Base, finetuned: Checkpoint, allow_missing: bool = False) -> Delta:
+    """The delta between a base and a fine-tuned checkpoint of it: the tensors whose stored values differ.
+
+    Values stay on disk until asked for. Raises `BaseMismatch` when a tensor is missing, unexpected or has another
+    shape (more rows of the embeddings are added tokens and fine), naming the first.
+    """
+    from pairtune.pair.delta import Delta
+    from pairtune.pair.parts import Module, Rows, Value
+
+    prefix = base.model.base_model_prefix + "."
+    theirs = {name.removeprefix(prefix): name for name in finetuned}
+    parts = {}
+    for name in base.checkpoint:
+        bare = name.removeprefix(prefix)
+        if base.names.memory(name) is None:
+            continue
+        if bare not in theirs:
+            if allow_missing:
+                continue
+            raise BaseMismatch(f"{finetuned.folder.name}: the tensor {name} of {base.source} is missing from it")
+        old, new = base.checkpoint.shape(name), finetuned.shape(theirs[bare])
+        if old == new:
+            if finetuned.digest(theirs[bare]) != base.checkpoint.digest(name):
+                parts[name] = Value(finetuned[theirs[bare]])
+        elif len(old) == 2 and old[1:] == new[1:] and new[0] > old[0] and old[0] == base.vocabulary_rows:
+            value = finetuned[theirs[bare]]
+            kept = value[: old[0]]
+            same = torch.equal(kept, base.stored(name))
+            parts[name] = Rows(first_row=old[0], rows=value[old[0] :], old=None if same else Value(kept))
+        else:
+            raise BaseMismatch(f"{finetuned.folder.name}: {name} has the shape {list(new)}, {base.source} has {list(old)}")
+    known = {name.removeprefix(prefix) for name in base.names.on_disk} | {n.removeprefix(prefix) for n in base.names.tied}
+    heads = {theirs[bare]: bare for bare in theirs if base.names.memory(theirs[bare]) in base.new_names}
+    parts.update({name: Module(finetuned[name]) for name in heads})
+    extra = sorted(bare for bare in theirs if bare not in known)
+    if extra:
+        raise BaseMismatch(f"{finetuned.folder.name}: {theirs[extra[0]]} is not a tensor of {base.source}")
+    if not parts:
+        raise DeltaMismatch(f"{finetuned.folder.name} equals {base.source}: there is no delta between them")
+    return Delta(parts, base=base.stored)

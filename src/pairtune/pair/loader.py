@@ -1,0 +1,200 @@
+"""One way in and one way out: whatever people have becomes a pair, and a pair becomes a folder.
+
+What is accepted: a pairtune folder, a PEFT adapter folder, and two full checkpoints. A delta is refused on a base with
+another fingerprint, and everything about it is checked before anything large is allocated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from pairtune import registry
+from pairtune.errors import BaseMismatch, FormatError, InputError
+from pairtune.pair import hub
+from pairtune.pair.apply import difference_of, install_delta
+from pairtune.pair.base import Base
+from pairtune.pair.card import CARD_FILE, BaseRecord, Card, LayerRecord, library_versions
+from pairtune.pair.checkpoint import Checkpoint, tokenizer_digest
+from pairtune.pair.files import read_json, safe_join
+from pairtune.pair.installed import DELTA_FILE
+from pairtune.pair.pair import Layer, Pair
+from pairtune.pair.staging import staged_folder
+
+log = logging.getLogger("pairtune")
+
+
+def load_pair(
+    source: str | Path,
+    base: Base | str | None = None,
+    *,
+    onto: bool = False,
+    allow_partial: bool = False,
+    dtype: str | None = None,
+    device: str | None = None,
+) -> Pair:
+    """Load a pair from a pairtune folder, a PEFT adapter folder, or a fine-tuned checkpoint with its base.
+
+    Args:
+        source: local folder or hub id.
+        base: the base, where the source does not record it or another place of it is wanted.
+        onto: apply the delta to a base with another fingerprint; recorded in the card.
+        allow_partial: accept a PEFT adapter that lacks some of its tensors.
+
+    Raises `BaseMismatch` naming the first differing tensor, `DeltaMismatch` for missing, unexpected or non-finite
+    tensors, `FormatError` for damaged files.
+    """
+    folder = hub.local_folder(str(source), None)
+    if (folder / CARD_FILE).exists():
+        return _from_card(folder, base, onto, dtype, device)
+    if (folder / "adapter_config.json").exists():
+        return _from_adapter(folder, base, allow_partial, dtype, device)
+    if base is None:
+        raise InputError(f"{source}: neither {CARD_FILE} nor adapter_config.json is here; a full checkpoint needs --base")
+    return from_checkpoints(base, str(source), dtype=dtype, device=device)
+
+
+def from_checkpoints(
+    base: Base | str, finetuned: str | Path, *, dtype: str | None = None, device: str | None = None
+) -> Pair:
+    """The pair of a base and a full fine-tuned checkpoint of it (also a merged model)."""
+    folder = hub.local_folder(str(finetuned), None)
+    config = hub.load_config(folder)
+    if not isinstance(base, Base):
+        task, labels = _task_of(config)
+        base = Base.load(base, task=task, labels=labels, dtype=dtype, device=device)
+    delta = difference_of(base, Checkpoint(folder))
+    tokenizer = hub.load_tokenizer(folder)
+    if len(tokenizer) < len(base.tokenizer) or not _extends(tokenizer, base.tokenizer):
+        raise BaseMismatch(f"{finetuned}: its vocabulary is not {base.source}'s, so that token ids mean other things")
+    installed = install_delta(base, delta)
+    return Pair(base, [Layer(installed, lambda: delta, {"source": str(finetuned)})], tokenizer=tokenizer)
+
+
+def _from_card(folder: Path, base: Base | str | None, onto: bool, dtype: str | None, device: str | None) -> Pair:
+    card = Card.load(folder)
+    for record in card.stack:
+        _check_hashes(folder, record)
+    task = card.task or {}
+    if not isinstance(base, Base):
+        base = Base.load(
+            base or card.base.source,
+            task=task.get("kind"),
+            labels=task.get("labels"),
+            dtype=dtype,
+            device=device,
+            revision=card.base.revision,
+            quantize=card.base.quantize,  # type: ignore[arg-type]
+        )
+    _check_base(card, base, onto)
+    pair = Pair(base, card=card)
+    for record in card.stack:
+        where = safe_join(folder, record.folder) if record.folder != "." else folder
+        pair.push(_install(pair, record, where))
+    if (folder / "tokenizer_config.json").exists():
+        pair.tokenizer = hub.load_tokenizer(folder)
+    return pair
+
+
+def _install(pair: Pair, record: LayerRecord, folder: Path) -> Layer:
+    """Put one recorded delta on the pair's stack, through its tuner or, without one, as plain weights."""
+    if record.tuner is None:
+        from pairtune.pair.delta_io import load_delta
+
+        delta = load_delta(folder / DELTA_FILE, base=pair.base.stored)
+        return Layer(install_delta(pair.base, delta, call=pair.model), lambda: delta, record.model_dump())
+    settings = dict(record.tuner)
+    tuner = registry.build("tuners", settings.pop("name"), settings)
+    installed = tuner.restore(pair.base, pair.model, folder)
+    return Layer(installed, lambda: tuner.extract(installed), record.model_dump())
+
+
+def _from_adapter(
+    folder: Path, base: Base | str | None, allow_partial: bool, dtype: str | None, device: str | None
+) -> Pair:
+    config = read_json(folder / "adapter_config.json")
+    source = base or config.get("base_model_name_or_path")
+    if source is None:
+        raise InputError(f"{folder.name}: adapter_config.json names no base; give it with --base")
+    if not isinstance(source, Base):
+        source = Base.load(source, dtype=dtype, device=device)
+    log.warning("%s is UNVERIFIED: PEFT records no fingerprint, so that nothing proves it was made on %s", folder.name, source.source)
+    tuner = registry.build("tuners", "peft", {"type": str(config.get("peft_type", "lora")).lower()})
+    installed = tuner.restore(source, source.model, folder, allow_partial=allow_partial)
+    pair = Pair(source)
+    pair.push(Layer(installed, lambda: tuner.extract(installed), {"tuner": {"name": "peft"}, "source": str(folder)}))
+    return pair
+
+
+def save_pair(pair: Pair, folder: Path, card: Card | None = None) -> Card:
+    """Write a pair's folder: the delta, those beneath it, `pair.json`, the model card and, if it grew, the tokenizer.
+
+    Written beside and renamed: a crash leaves the old folder or the new one.
+    """
+    card = card or pair.card or Card(base=_base_record(pair.base), stack=[])
+    with staged_folder(Path(folder)) as staging:
+        stack = []
+        for i, layer in enumerate(pair.layers):
+            top = i == len(pair.layers) - 1
+            place = staging if top else staging / "stack" / str(i)
+            place.mkdir(parents=True, exist_ok=True)
+            files = layer.installed.write(place)
+            known = {k: v for k, v in layer.record.items() if k in LayerRecord.model_fields}
+            record = LayerRecord.model_validate({**known, "folder": "." if top else f"stack/{i}"})
+            stack.append(record.model_copy(update={"files": {name: _sha256(place / name) for name in files}}))
+        if tokenizer_digest(pair.tokenizer) != tokenizer_digest(pair.base.tokenizer):
+            pair.tokenizer.save_pretrained(staging)
+        update: dict[str, Any] = {"stack": stack, "base": _base_record(pair.base), "versions": library_versions()}
+        card = card.model_copy(update=update)
+        card.save(staging)
+    return card
+
+
+def _base_record(base: Base) -> BaseRecord:
+    return BaseRecord(
+        source=base.source, revision=base.revision, quantize=base.quantize, fingerprint=base.fingerprint.to_json()
+    )
+
+
+def _check_base(card: Card, base: Base, onto: bool) -> None:
+    expected, found = card.fingerprint, base.fingerprint
+    if expected.weights != found.weights:
+        message = f"this delta was made on {card.base.source}, not on {base.source}: {expected.first_difference(found)}"
+        if not onto:
+            raise BaseMismatch(f"{message}; --onto applies it all the same")
+        log.warning("%s; applied all the same, as asked", message)
+        card.notes.append(f"applied onto {base.source} ({found.weights[:12]})")
+    if expected.tokenizer != found.tokenizer and not onto:
+        raise BaseMismatch(f"the tokenizer of {base.source} is not the one this delta was made with")
+
+
+def _check_hashes(folder: Path, record: LayerRecord) -> None:
+    where = safe_join(folder, record.folder) if record.folder != "." else folder
+    for name, expected in record.files.items():
+        path = safe_join(where, name)
+        if not path.exists():
+            raise FormatError(f"{path}: this file of the delta is missing")
+        if _sha256(path) != expected:
+            raise FormatError(f"{path}: its content is not what {CARD_FILE} recorded; the file was changed or damaged")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _task_of(config) -> tuple[str | None, list[str] | None]:
+    """What head a fine-tuned encoder checkpoint has, from its configuration."""
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        return None, None
+    kinds = {"regression": "regression", "multi_label_classification": "multilabel"}
+    labels = [config.id2label[i] for i in range(config.num_labels)]
+    return kinds.get(config.problem_type or "", "regression" if len(labels) == 1 else "classification"), labels
+
+
+def _extends(tokenizer, base_tokenizer) -> bool:
+    """Whether every token of the base keeps its id."""
+    vocabulary = tokenizer.get_vocab()
+    return all(vocabulary.get(token) == i for token, i in base_tokenizer.get_vocab().items())
