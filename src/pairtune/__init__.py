@@ -1,1 +1,46 @@
-"""pairtune: fine-tuned models as pairs of a base and a delta."""
+"""pairtune: fine-tuned models as pairs of a pretrained base and the delta that tuning added.
+
+The names below are imported when they are first used, so that `import pairtune` stays far from torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pairtune.analysis.evaluate import evaluate
+    from pairtune.data.task import Task
+    from pairtune.ood import score
+    from pairtune.pair.base import Base
+    from pairtune.pair.delta import Delta
+    from pairtune.pair.pair import Pair
+    from pairtune.registry import methods
+    from pairtune.training.run import tune
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Base": "pairtune.pair.base",
+    "Delta": "pairtune.pair.delta",
+    "Pair": "pairtune.pair.pair",
+    "Task": "pairtune.data.task",
+    "tune": "pairtune.training.run",
+    "evaluate": "pairtune.analysis.evaluate",
+    "score": "pairtune.ood",
+    "methods": "pairtune.registry",
+}
+
+__all__ = ["Base", "Delta", "Pair", "Task", "evaluate", "methods", "score", "tune"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pairtune' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
 """What a module says about itself, read from its text: docstring, classes, typed settings; nothing is imported.
 
-Reading instead of importing keeps `pairtune --help` and a misspelt name far from torch, and keeps one broken method from
+Reading instead of importing keeps `pairtune --help` and a misspelt name far from torch, and keeps a broken method from
 taking the others with it.
 """
 
@@ -115,7 +115,7 @@ def settings(module: Module, table: ast.expr | ast.ClassDef | None) -> dict[str,
 
 
 def resolve(module: Module, node: ast.expr) -> tuple[Module, ast.ClassDef | None]:
-    """Where `Name` or `Owner.Settings` is defined: in this file, or in a pairtune file that this one imports it from."""
+    """Where `Name` or `Owner.Settings` is defined: in this file, or in the pairtune file that it is imported from."""
     if isinstance(node, ast.Attribute):
         where, owner = resolve(module, node.value)
         inner = nested(owner, node.attr) if owner else None
@@ -148,7 +148,7 @@ def traits(module: Module, owner: ast.ClassDef) -> dict[str, Any]:
 
 
 def paper(doc: str) -> str:
-    """The sentence or line of a docstring that names an arXiv id, a DOI or a venue in brackets; empty where none does."""
+    """The sentence of a docstring that names an arXiv id or a DOI; empty where none does."""
     for paragraph in doc.split("\n\n"):
         text = " ".join(paragraph.split())
         if re.search(r"arXiv[: ]\s?\d{4}\.\d{4,5}|doi[.: ]", text, re.IGNORECASE):

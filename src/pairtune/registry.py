@@ -1,8 +1,8 @@
-"""Names to files: which methods there are, found by reading their files; only the method that is asked for is imported.
+"""Names to files: which methods there are, found by reading their files; only the one that is asked for is imported.
 
-A method is one file of a room, `src/pairtune/<room>/<name>.py`, with a class whose base is the room's protocol. The name
-that people type is the file's, with `-` for `_`. A name with a colon (`peft:ia3`) is the method before the colon, given
-the word behind it as its setting `type`.
+A method is one file of a room, `src/pairtune/<room>/<name>.py`, with a class whose base is the room's protocol. The
+name that people type is the file's, with `-` for `_`. A name with a colon (`peft:ia3`) is the method before the colon,
+given the word behind it as its setting `type`.
 """
 
 from __future__ import annotations
@@ -113,9 +113,12 @@ def describe(room: str, path: Path) -> MethodInfo | None:
 
 def find(room: str, name: str) -> MethodInfo:
     """The method of that name. Raises `InputError` that names the nearest methods."""
+    path = reading.PACKAGE / room / f"{name.replace('-', '_')}.py"
+    if room in rooms() and name == path.stem.replace("_", "-") and not name.startswith("-") and path.is_file():
+        info = describe(room, path)  # one file read, whatever the room holds
+        if info is not None:
+            return info
     known = methods(room)
-    if name in known:
-        return known[name]
     stem, colon, kind = name.partition(":")
     base = known.get(stem)
     if colon and base and any(setting.name == "type" for setting in base.settings):
