@@ -1,0 +1,178 @@
+"""Each constraint against a direct evaluation of its equation, and its refusals."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pairtune.constraints import kl as kl_file
+from pairtune.constraints.freeze import Freeze
+from pairtune.constraints.kl import KL
+from pairtune.constraints.l2sp import L2SP
+from pairtune.constraints.layer_decay import LayerDecay
+from pairtune.constraints.reinit import Reinit
+from pairtune.errors import ConfigError, MissingView
+
+from .pairs import dense_pair
+
+BATCH = {
+    "input_ids": torch.tensor([[1, 8, 9, 10, 11], [1, 20, 21, 0, 0]]),
+    "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+}
+LM = {**BATCH, "labels": torch.tensor([[-100, -100, 9, 10, 11], [1, 20, 21, -100, -100]])}
+LABELS = ["yes", "no", "perhaps"]
+
+
+def test_l2sp_is_the_papers_equation_and_its_gradient_pulls_to_the_base(tiny_bert):
+    pair = dense_pair(tiny_bert, noise=0.1, task="classification", labels=LABELS)
+    penalty = L2SP(weight=0.3, head_weight=0.02).penalty(pair, {}, None)
+    with pair.off():
+        start = {name: p.detach().double().clone() for name, p in pair.base.model.named_parameters()}
+    expected = 0.0
+    for name, p in pair.trainable():
+        head = name in pair.base.new_names
+        moved = p.detach().double() if head else p.detach().double() - start[name]
+        expected += (0.02 if head else 0.3) / 2 * moved.square().sum()
+    assert pair.base.new_names
+    assert penalty.item() == pytest.approx(float(expected), rel=1e-5)
+    penalty.backward()
+    name, p = next((n, p) for n, p in pair.trainable() if n not in pair.base.new_names)
+    torch.testing.assert_close(p.grad, 0.3 * (p.detach() - start[name].float()))
+
+
+def test_l2sp_on_low_rank_factors_is_the_norm_of_their_product(tiny_llama):
+    from peft import LoraConfig, get_peft_model
+
+    from pairtune.pair.base import Base
+    from pairtune.pair.installed import Installed
+    from pairtune.pair.pair import Layer, Pair
+
+    class Adapter(Installed):
+        def trainable(self):
+            return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+
+    base = Base.load(tiny_llama, device="cpu")
+    model = get_peft_model(base.model, LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj", "down_proj"]))
+    pair = Pair(base, [Layer(Adapter(model, {"tokens"}), lambda: None, {"tuner": {"name": "lora"}})])  # type: ignore
+    torch.manual_seed(0)
+    for name, p in pair.trainable():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p)
+    constraint = L2SP(weight=0.7)
+    constraint.prepare(pair)
+    penalty = constraint.penalty(pair, {}, None)
+    factors = dict(pair.trainable())
+    expected = 0.0
+    for name in factors:
+        if "lora_A" in name:
+            product = 5 / 3 * factors[name.replace("lora_A", "lora_B")].double() @ factors[name].double()
+            expected += 0.7 / 2 * product.square().sum()
+    assert penalty.item() == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_l2sp_refuses_parameters_without_a_counterpart_by_name(tiny_llama):
+    from peft import IA3Config, get_peft_model
+
+    from pairtune.pair.base import Base
+    from pairtune.pair.installed import Installed
+    from pairtune.pair.pair import Layer, Pair
+
+    class Adapter(Installed):
+        def trainable(self):
+            return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+
+    base = Base.load(tiny_llama, device="cpu")
+    config = IA3Config(target_modules=["k_proj"], feedforward_modules=[])
+    installed = Adapter(get_peft_model(base.model, config), {"tokens"})
+    pair = Pair(base, [Layer(installed, lambda: None, {"tuner": {"name": "peft:ia3"}})])  # type: ignore
+    with pytest.raises(ConfigError, match=r"ia3_l.* of the tuner peft:ia3 has no counterpart in the base"):
+        L2SP().prepare(pair)
+
+
+@pytest.mark.parametrize("at_once", [100, 1 << 22])
+def test_kl_is_the_mean_over_scored_tokens_and_so_is_its_gradient(tiny_llama, monkeypatch, at_once):
+    monkeypatch.setattr(kl_file, "AT_ONCE", at_once)
+    pair = dense_pair(tiny_llama, noise=0.1)
+    constraint = KL(weight=0.4, temperature=2.0)
+    constraint.prepare(pair)
+    base = pair.base_outputs(LM).logits.double()
+    out = pair.forward(LM)
+    out.logits.retain_grad()
+    penalty = constraint.penalty(pair, LM, out)
+    penalty.backward()
+    logits = out.logits.detach().double().requires_grad_()
+    scored = [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]  # the positions that predict a label
+    direct = 0.0
+    for b, t in scored:
+        p, q = (base[b, t] / 2).softmax(-1), (logits[b, t] / 2).log_softmax(-1)
+        direct = direct + (p * (p.log() - q)).sum()
+    expected = 0.4 * 4 * direct / len(scored)
+    expected.backward()
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-4)
+    torch.testing.assert_close(out.logits.grad.double(), logits.grad, rtol=1e-4, atol=1e-8)
+
+
+def test_kl_on_classes_and_its_refusal_of_a_new_head(tiny_bert, tmp_path):
+    fresh = dense_pair(tiny_bert, task="classification", labels=LABELS)
+    with pytest.raises(MissingView, match="no trained head"):
+        KL().prepare(fresh)
+    fresh.base.model.save_pretrained(tmp_path)
+    fresh.base.tokenizer.save_pretrained(tmp_path)
+    pair = dense_pair(tmp_path, noise=0.1, task="classification", labels=LABELS)
+    constraint = KL(weight=1.0)
+    constraint.prepare(pair)
+    out = pair.forward(BATCH)
+    base = pair.base_outputs(BATCH).logits
+    expected = F.kl_div(out.logits.log_softmax(-1), base.log_softmax(-1), reduction="batchmean", log_target=True)
+    torch.testing.assert_close(constraint.penalty(pair, BATCH, out), expected)
+
+
+def test_layer_decay_gives_each_depth_its_factor(tiny_bert):
+    pair = dense_pair(tiny_bert, task="classification", labels=LABELS)
+    scale = {n: group["lr_scale"] for group in LayerDecay(factor=0.5).parameter_groups(pair) for n in group["names"]}
+    assert scale.keys() == dict(pair.trainable()).keys()
+    assert scale["bert.embeddings.word_embeddings.weight"] == 0.5**4
+    assert scale["bert.embeddings.LayerNorm.weight"] == 0.5**4
+    assert scale["bert.encoder.layer.0.attention.self.query.weight"] == 0.5**3
+    assert scale["bert.encoder.layer.2.output.dense.bias"] == 0.5
+    assert scale["bert.pooler.dense.weight"] == scale["classifier.weight"] == 1.0
+
+
+def test_freeze_by_part_and_its_refusals(tiny_bert):
+    pair = dense_pair(tiny_bert, task="classification", labels=LABELS)
+    Freeze(embeddings=True, blocks=1, pattern="*.attention.*").prepare(pair)
+    frozen = {name for name, p in pair.trainable() if not p.requires_grad}
+    assert frozen == {
+        name for name, _ in pair.trainable() if "embeddings." in name or "layer.0." in name or ".attention." in name
+    }
+    for settings, message in (
+        ({}, "choose what to freeze"),
+        ({"blocks": 9}, "9 asked for, .* has 3"),
+        ({"pattern": "nothing*", "blocks": 1}, "pattern: no trainable tensor"),
+        ({"pattern": "*"}, "nothing is left to tune"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Freeze(**settings).prepare(dense_pair(tiny_bert, task="classification", labels=LABELS))
+
+
+def test_reinit_draws_the_top_blocks_anew_and_leaves_the_base(tiny_bert):
+    pair = dense_pair(tiny_bert)
+    before = {name: p.detach().clone() for name, p in pair.trainable()}
+    with pair.off():
+        base = {name: p.detach().clone() for name, p in pair.base.model.named_parameters()}
+    torch.manual_seed(3)
+    Reinit(blocks=2).prepare(pair)
+    changed = {name for name, p in pair.trainable() if not torch.equal(p, before[name])}
+    weights = {n for n in before if ("layer.1." in n or "layer.2." in n) and n.endswith("weight") and "Norm" not in n}
+    assert weights
+    assert changed >= weights
+    assert not any("layer.0." in name or "embeddings" in name for name in changed)
+    with pair.off():
+        assert all(torch.equal(p, base[name]) for name, p in pair.base.model.named_parameters())
+
+
+def test_reinit_refuses_a_tuner_that_does_not_own_the_blocks(tiny_bert):
+    pair = dense_pair(tiny_bert, only=lambda name: "layer.2." not in name)
+    with pytest.raises(ConfigError, match=r"does not train the weights of .*layer\.2"):
+        Reinit(blocks=1).prepare(pair)
+    with pytest.raises(ConfigError, match="4 asked for"):
+        Reinit(blocks=4).prepare(dense_pair(tiny_bert))
