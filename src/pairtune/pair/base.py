@@ -178,11 +178,11 @@ class Base:
 
     def _check_vocabulary(self) -> None:
         """Every id that the tokenizer can make must have a row in the embedding."""
-        rows = self.model.get_input_embeddings().weight.shape[0]
-        if len(self.tokenizer) > rows:
+        highest = max(self.tokenizer.get_vocab().values())
+        if highest >= self.vocabulary_rows:
             raise FormatError(
-                f"{self.source}: the tokenizer makes {len(self.tokenizer)} ids but the embedding has {rows} rows; "
-                "the tokenizer belongs to another checkpoint"
+                f"{self.source}: the tokenizer makes ids up to {highest} but the embedding has {self.vocabulary_rows} "
+                "rows; the tokenizer belongs to another checkpoint"
             )
 
 

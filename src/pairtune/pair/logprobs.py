@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from pairtune.errors import MissingView
+
 LOGITS_AT_ONCE = 1 << 24  # elements of one slice of logits: 64 MiB in float32
 
 
@@ -34,15 +36,33 @@ def token_log_probs(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, A
     """
     if inner.config.is_encoder_decoder or not _can_slice(inner):
         return _by_rows(call, inner, inputs, targets)
-    hidden = _head_input(call, inner, inputs)[:, -targets.shape[1] :]
-    predicted = targets[:, 1:]
+    rows, length = targets.shape
+    before = torch.arange(length - 1, device=targets.device).expand(rows, -1)
+    found = selected_log_probs(call, inner, inputs, before, targets[:, 1:])
+    return torch.nn.functional.pad(found, (1, 0))
+
+
+def selected_log_probs(
+    call: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any], places: Tensor, targets: Tensor
+) -> Tensor:
+    """log p(target) as predicted at chosen positions of a decoder-only model.
+
+    Args:
+        places: [B, N] the positions whose outputs predict.
+        targets: [B, N] what they should predict; negative ids are not scored.
+
+    Returns: [B, N] float32, 0 where the target is negative.
+    """
+    if not _can_slice(inner):
+        raise MissingView(f"{type(inner).__name__} has no separable language-model head")
+    hidden = _head_input(call, inner, inputs)[:, -inputs["input_ids"].shape[1] :]
+    hidden = hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
     result = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
     vocabulary = inner.get_output_embeddings().weight.shape[0]
     step = max(1, LOGITS_AT_ONCE // (vocabulary * targets.shape[0]))
-    for start in range(0, predicted.shape[1], step):
-        part = slice(start, min(start + step, predicted.shape[1]))
-        logits = _run_head(inner, hidden[:, part])
-        result[:, 1:][:, part] = _gather(logits, predicted[:, part])
+    for start in range(0, targets.shape[1], step):
+        part = slice(start, start + step)
+        result[:, part] = _gather(_run_head(inner, hidden[:, part]), targets[:, part])
     return result
 
 
