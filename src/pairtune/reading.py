@@ -148,12 +148,12 @@ def traits(module: Module, owner: ast.ClassDef) -> dict[str, Any]:
 
 
 def paper(doc: str) -> str:
-    """The sentence of a docstring that names an arXiv id or a DOI; empty where none does."""
-    for paragraph in doc.split("\n\n"):
-        text = " ".join(paragraph.split())
-        if re.search(r"arXiv[: ]\s?\d{4}\.\d{4,5}|doi[.: ]", text, re.IGNORECASE):
-            sentences = re.split(r"(?<=[.;])\s+(?=[A-Z])", text)
-            return next((s for s in sentences if re.search(r"arXiv|doi", s, re.IGNORECASE)), text)
+    """The sentence of a docstring that names an arXiv id or a DOI, up to the last of them; empty where none does."""
+    for sentence in re.split(r"\n\n|(?<=[.])\s+(?=[A-Z])", doc):
+        text = " ".join(sentence.split())
+        found = re.match(r".*(arXiv[: ]\s?\d{4}\.\d{4,5}|doi[.: ]\S+[^\s.,;:])", text, re.IGNORECASE)
+        if found:
+            return found[0]
     return ""
 
 

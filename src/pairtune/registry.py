@@ -66,6 +66,7 @@ def suggest(name: str, options: Iterable[str], lead: str = "; did you mean ") ->
     """`; did you mean hidden?` with up to three names near `name`, or an empty string where none is near."""
     plain = {_plain(option): option for option in options}
     near = get_close_matches(_plain(name), plain, n=3, cutoff=0.6)
+    near.sort(key=lambda match: match[:1] != _plain(name)[:1])  # people rarely miss the first letter
     return f"{lead}{' or '.join(plain[match] for match in near)}?" if near else ""
 
 

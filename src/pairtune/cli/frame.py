@@ -142,6 +142,7 @@ def speak() -> None:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft imports, and which tells of missing kernels
     quiet = {
         "TRANSFORMERS_VERBOSITY": "error",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",

@@ -47,7 +47,7 @@ def record(info: MethodInfo) -> dict[str, Any]:
 def page(info: MethodInfo) -> str:
     """A method as text: what it is, what it declares, its settings with type, default, range and one line each."""
     parts = [f"{info.room} / {info.name}", "", info.doc.rstrip(), ""]
-    declared = [f"  {name} = {_words(value)}" for name, value in info.traits.items() if not name.startswith("_")]
+    declared = [f"  {name} = {words(value)}" for name, value in info.traits.items() if not name.startswith("_")]
     parts += ["declares:", *declared, ""] if declared else []
     rows = [(one.name, one.type, default_of(one, info), one.range, one.help) for one in info.settings]
     if rows:
@@ -63,7 +63,7 @@ def default_of(setting: SettingInfo, info: MethodInfo) -> str:
     """The default as people write it; `required` where there is none."""
     if setting.name in info.preset:
         return info.preset[setting.name]
-    return "required" if setting.required else _words(setting.default)
+    return "required" if setting.required else words(setting.default)
 
 
 def _room(room: str, known: dict[str, MethodInfo]) -> str:
@@ -71,7 +71,7 @@ def _room(room: str, known: dict[str, MethodInfo]) -> str:
     return f"{room}:\n" + (frame.columns(rows, indent="  ") if rows else "  none yet")
 
 
-def _words(value: Any) -> str:
+def words(value: Any) -> str:
     """A literal as a run file has it."""
     if isinstance(value, frozenset):
         return ", ".join(sorted(map(str, value))) or "none"
