@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import types
 
 import pytest
+import typer
 
 from pairtune import registry
 from pairtune.cli import main
@@ -101,3 +103,46 @@ def test_schema_is_that_of_the_settings():
 def test_python_m_pairtune_is_the_command():
     done = subprocess.run([sys.executable, "-m", "pairtune", "--version"], capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("pairtune ")
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """A verb `probe` with an argument, a flag and dotted flags; what it was given is in the returned list."""
+    seen: list = []
+
+    def probe(ctx: typer.Context, file: str, count: int = 1) -> None:
+        if count == 99:
+            raise KeyboardInterrupt("kept step 4")
+        seen.append((file, count, list(ctx.args)))
+
+    module = types.ModuleType("pairtune.cli.probe")
+    module.probe = probe  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pairtune.cli.probe", module)
+    monkeypatch.setattr(main, "verbs", lambda: {"probe": "look"})
+    return seen
+
+
+def code_of(*words: str) -> int:
+    with pytest.raises(SystemExit) as leave:
+        main.run(words)
+    return leave.value.code  # type: ignore[return-value]
+
+
+def test_dotted_flags_reach_a_verb_and_leave_its_arguments_alone(verb):
+    assert code_of("probe", "--tuner.hidden", "-3", "a.csv", "--count", "2", "--data.text=b") == 0
+    assert verb == [("a.csv", 2, ["--tuner.hidden=-3", "--data.text=b"])]
+
+
+def test_faults_of_use_are_answered_before_the_verb_runs(verb, capsys):
+    assert code_of("probe", "a.csv", "--conut", "2") == 2
+    assert "there is no flag --conut; did you mean --count?" in capsys.readouterr().err
+    assert code_of("probe", "a.csv", "--count", "x") == 2
+    assert "--count" in capsys.readouterr().err
+    assert code_of("probe") == 2
+    assert "see `pairtune probe --help`" in capsys.readouterr().err
+    assert verb == []
+
+
+def test_ctrl_c_says_what_was_kept(verb, capsys):
+    assert code_of("probe", "a.csv", "--count", "99") == 130
+    assert capsys.readouterr().err == "stopped: kept step 4\n"
