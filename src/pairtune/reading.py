@@ -1,7 +1,7 @@
 """What a module says about itself, read from its text: docstring, classes, typed settings; nothing is imported.
 
-Reading instead of importing keeps `pairtune --help` and a misspelt name far from torch, and keeps a broken method from
-taking the others with it.
+Reading instead of importing keeps `pairtune --help` and a misspelt name far from torch, and a method whose imports fail
+from taking the others with it.
 """
 
 from __future__ import annotations
