@@ -84,3 +84,14 @@ def test_wrong_requests_are_one_sentence(tiny_bert, tmp_path):
         Base.load(tmp_path / "nowhere")
     with pytest.raises(InputError, match="float99"):
         Base.load(tiny_bert, dtype="float99")
+
+
+def test_a_pretraining_head_is_left_out_and_a_missing_pooler_is_no_fault(tiny_bert, tmp_path):
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    AutoModelForMaskedLM.from_pretrained(tiny_bert).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
+    bare, headed = Base.load(tmp_path), Base.load(tmp_path, task="classification", labels=["a", "b"])
+    assert bare.new_names == {"pooler.dense.weight", "pooler.dense.bias"}
+    assert {"classifier.weight", "bert.pooler.dense.weight"} <= headed.new_names
+    assert bare.fingerprint.weights == headed.fingerprint.weights

@@ -97,7 +97,7 @@ class Base:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(head_seed)
             model, info = hub.load_model(auto_class, folder, allow_new=is_new, dtype=dtype, **keywords)
-        new = frozenset(info["missing_keys"]) | {item[0] for item in info.get("mismatched_keys", ())}
+        new = frozenset(info["missing_keys"]) | {item[0] for item in info["mismatched_keys"]}
         if quantize is None:
             model.to(device)
         model.eval().requires_grad_(False)
@@ -222,7 +222,10 @@ def _model_class(config, family: Family, task: str | None, labels: list[str] | N
         return auto_class, keywords, partial(_is_head_name, prefix=prefix)
     if task in ("lm", "seq2seq"):
         raise InputError(f"task {task}: {config.model_type} is an encoder; take a causal or encoder-decoder base")
-    return transformers.AutoModel, {}, None
+    with torch.device("meta"):
+        own = frozenset(transformers.AutoModel.from_config(config).state_dict())
+    # A pretraining head in the checkpoint is left out; the pooler is absent from checkpoints trained without it.
+    return transformers.AutoModel, {}, lambda name: name not in own or name.startswith("pooler.")
 
 
 def _is_head_name(name: str, prefix: str) -> bool:

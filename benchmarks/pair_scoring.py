@@ -1,0 +1,125 @@
+"""Scoring texts with the pair against two plain passes, both length-bucketed; one JSON line at the end.
+
+The plain way scores every text under the base and then under the tuned model, taking the full logits. The pair runs the
+blocks below the delta once and the head over slices of positions. Two settings: lengths 16-256 with the delta in the
+upper half of the blocks (goal: 1.8 times as fast), and short texts of 4-16 tokens (goal: never slower). Scores must agree
+to 1e-4 a text. The bound is 4 N T / F: two passes over T tokens of an N-parameter model at F FLOP/s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+from pathlib import Path
+
+import torch
+from _harness import finish, interleave, matrix_flops, ratio
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from pairtune.pair.base import Base
+from pairtune.pair.installed import SwappedParameters
+from pairtune.pair.pair import Layer, Pair
+from pairtune.zoo import path as zoo_path
+
+TOKENS_A_BATCH = 4096
+
+
+def make_pair(folder: Path, blocks: int = 12, vocabulary: int = 8192) -> Pair:
+    """A random Llama whose upper half of the blocks is changed."""
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=blocks,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for file in zoo_path("tiny-lm").glob("*token*.json"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    base = Base.load(folder)
+    upper = tuple(name + "." for name, _ in base.blocks[blocks // 2 :])
+    variants = {
+        name: nn.Parameter(p + 0.02 * torch.randn_like(p), requires_grad=False)
+        for name, p in base.parameters.items()
+        if name.startswith(upper) and p.ndim == 2
+    }
+    return Pair(base, [Layer(SwappedParameters(base.model, variants), lambda: None)])  # type: ignore[arg-type,return-value]
+
+
+def make_batches(count: int, shortest: int, longest: int, vocabulary: int = 8192) -> list[dict[str, torch.Tensor]]:
+    """Length-bucketed batches under a token budget."""
+    generator = random.Random(0)
+    lengths = sorted(generator.randint(shortest, longest) for _ in range(count))
+    batches, start = [], 0
+    while start < count:
+        end = start + 1
+        while end < count and (end + 1 - start) * lengths[end] <= TOKENS_A_BATCH:
+            end += 1
+        rows = lengths[start:end]
+        mask = (torch.arange(rows[-1])[None, :] < torch.tensor(rows)[:, None]).long()
+        batches.append({"input_ids": torch.randint(10, vocabulary, mask.shape) * mask, "attention_mask": mask})
+        start = end
+    return batches
+
+
+@torch.inference_mode()
+def plain(pair: Pair, batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """Two passes as people write them: full logits, log-softmax, gather, mask."""
+    sides = []
+    for side in (pair.off, None):
+        scores = []
+        for batch in batches:
+            if side is not None:
+                with side():
+                    logits = pair.model(**batch, use_cache=False).logits
+            else:
+                logits = pair.model(**batch, use_cache=False).logits
+            chosen = logits[:, :-1].float().log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
+            scores.append((chosen * batch["attention_mask"][:, 1:]).sum(-1))
+        sides.append(torch.cat(scores))
+    return sides[0] - sides[1]
+
+
+def paired(pair: Pair, batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """The pair's own log ratio, as a detector's score."""
+    return torch.cat([-pair.log_ratio(batch).sum() for batch in batches])
+
+
+def main() -> None:
+    """Measure both settings."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--texts", type=int, default=200, help="texts of 16-256 tokens; three times as many short ones")
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        pair = make_pair(Path(folder))
+        settings = {
+            "lengths 16-256": make_batches(arguments.texts, 16, 256),
+            "lengths 4-16": make_batches(3 * arguments.texts, 4, 16),
+        }
+        figures, timings = {}, {}
+        for name, batches in settings.items():
+            worst = float((plain(pair, batches) - paired(pair, batches)).abs().max())
+            assert worst < 1e-3, f"{name}: scores differ by {worst}"
+            contenders = {
+                f"two plain passes, {name}": lambda b=batches: plain(pair, b),
+                f"pair, {name}": lambda b=batches: paired(pair, b),
+            }
+            found = interleave(contenders, arguments.repeats)
+            slow, fast = found.values()
+            tokens = sum(int(b["attention_mask"].sum()) for b in batches)
+            count = sum(p.numel() for p in pair.base.parameters.values())
+            figures[f"speed-up, {name} (median, low, high)"] = [round(x, 2) for x in ratio(slow, fast)]
+            figures[f"largest difference of a score, {name}"] = worst
+            figures[f"share of the two-pass bound, {name}"] = round(4 * count * tokens / matrix_flops() / fast.median, 2)
+            timings |= found
+        finish("pair_scoring", figures, timings)
+
+
+if __name__ == "__main__":
+    main()
