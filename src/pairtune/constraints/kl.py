@@ -6,8 +6,8 @@ where the variant's inputs say nothing new, it should answer as its base does.
     penalty = weight · τ² · mean_u Σ_v p(v) · (log p(v) − log q(v))        p = softmax(base logits / τ),
                                                                            q = softmax(variant logits / τ)
 
-u runs over the tokens of a language model that the labels choose, or over the items of a classifier. As in the paper, the
-penalty is computed on the tuning data itself; nothing is replayed.
+u runs over the tokens that the labels choose in a language model, or over the items of a classifier. As in the paper,
+the penalty is computed on the tuning data itself; nothing is replayed.
 """
 
 from __future__ import annotations

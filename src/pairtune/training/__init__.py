@@ -1,0 +1,1 @@
+"""The loop: it sees tuners, objectives and constraints as protocols, never a method by name."""

@@ -1,0 +1,140 @@
+"""What a run will cost, before it starts: memory by part, time, trainable share, and how fast it could be at best."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pairtune.training.memory import Memory, SavedBytes, memory_of, readable
+from pairtune.training.oom import is_out_of_memory, release
+from pairtune.training.progress import duration
+from pairtune.training.random_state import RandomState
+
+if TYPE_CHECKING:
+    from pairtune.pair.pair import Pair
+    from pairtune.training.loop import PairTrainer
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The cost of a run.
+
+    Attributes:
+        memory: bytes by part; activations are 0 when even one micro-batch did not fit.
+        seconds: estimated time of the steps that are left, from the second of two timed micro-batches; None when they
+            did not fit. Validation and saving come on top.
+        steps: optimizer steps; rows: rows a step.
+        trainable, parameters: numbers of values.
+        bound: at best how many times faster than full tuning a step can be (`speed_bound`).
+    """
+
+    memory: Memory
+    seconds: float | None
+    steps: int
+    rows: int
+    trainable: int
+    parameters: int
+    bound: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
+
+    def table(self) -> Any:
+        """For the terminal."""
+        from rich.table import Table
+
+        table = Table("before the run", "", show_header=False, box=None, padding=(0, 2, 0, 0))
+        table.add_row(
+            "trainable", f"{self.trainable:,} of {self.parameters:,} ({self.trainable / self.parameters:.2%})"
+        )
+        for name, count in asdict(self.memory).items():
+            table.add_row(f"memory: {name}", readable(count))
+        table.add_row("memory: together", readable(self.memory.total))
+        table.add_row("steps", f"{self.steps:,} of {self.rows} rows")
+        table.add_row("time", "memory did not suffice to measure" if self.seconds is None else duration(self.seconds))
+        table.add_row("speed", f"at best {self.bound:.2g} × a step of full tuning, whatever the implementation")
+        return table
+
+
+def preflight(trainer: PairTrainer, steps: int) -> Preflight:
+    """Measure two micro-batches (forward and backward, no step). Weights, gradients and generators are as before."""
+    pair = trainer.pair
+    trained = sum(p.numel() for _, p in pair.trainable() if p.requires_grad)
+    own = {id(p): p.numel() for _, p in pair.trainable()}
+    everything = sum(({id(p): p.numel() for p in pair.model.parameters()} | own).values())
+    activations, seconds = _measure(trainer)
+    passes = trainer.order.passes
+    return Preflight(
+        memory=memory_of(pair, activations),
+        seconds=None if seconds is None else seconds * passes * steps,
+        steps=steps,
+        rows=min(trainer.order.step_rows, trainer.order.rows),
+        trainable=trained,
+        parameters=everything,
+        bound=speed_bound(pair),
+    )
+
+
+def _measure(trainer: PairTrainer) -> tuple[int, float | None]:
+    """Bytes kept for the backward, and seconds, of the second of two micro-batches."""
+    pair, device = trainer.pair, trainer.args.device
+    random, modes = RandomState.now(device), [(m, m.training) for m in pair.model.modules()]
+    kept, seconds = 0, None
+    batches = iter(trainer.get_train_dataloader())
+    pair.model.train()
+    try:
+        for _ in range(2):
+            batch = next(batches, None)
+            if batch is None:
+                break
+            batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+            trainer._units = max(trainer.units(batch), 1.0)
+            started = _now(device)
+            with SavedBytes(pair.model) as saved:
+                loss = trainer.compute_loss(pair.model, batch)
+            if loss.requires_grad:
+                loss.backward()
+            kept, seconds = saved.bytes, _now(device) - started
+            del loss
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        kept, seconds = 0, None
+    finally:
+        trainer.sums.parts = {}
+        pair.begin_step()
+        for _, parameter in pair.trainable():
+            parameter.grad = None
+        for module, mode in modes:
+            module.training = mode
+        random.restore(device)
+        release()
+    return kept, seconds
+
+
+def speed_bound(pair: Pair) -> float:
+    """Full tuning's work a token, 6 N, over this run's: 2 N forward, 2 N (1 − k/L) back through the blocks from the
+    first one that trains (k of L), 2 per trained parameter. LoRA on all blocks: at most 6/4 = 1.5.
+
+    Counts multiplications with weights only; N leaves the embedding table out, which is looked up.
+    """
+    embedding = pair.base.model.get_input_embeddings().weight
+    tied = pair.base.model.get_output_embeddings()
+    looked_up = 0 if tied is not None and tied.weight is embedding else embedding.numel()
+    count = max(sum(p.numel() for p in pair.base.model.parameters()) - looked_up, 1)
+    blocks = len(pair.base.blocks)
+    first = min(pair.top.installed.first_changed(), blocks)
+    back = 2 * count * (1 - first / blocks) if blocks else 2 * count
+    trained = sum(p.numel() for _, p in pair.trainable() if p.requires_grad and p is not embedding)
+    return 6 * count / (2 * count + back + 2 * min(trained, count))
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
