@@ -39,34 +39,31 @@ def test_l2sp_is_the_papers_equation_and_its_gradient_pulls_to_the_base(tiny_ber
     torch.testing.assert_close(p.grad, 0.3 * (p.detach() - start[name].float()))
 
 
-def test_l2sp_on_low_rank_factors_is_the_norm_of_their_product(tiny_llama):
-    from peft import LoraConfig, get_peft_model
-
+@pytest.mark.parametrize("init", ["zero", "pissa"])
+def test_l2sp_on_low_rank_factors_is_the_norm_of_the_change_of_the_weights(tiny_llama, init):
+    from pairtune import registry
     from pairtune.pair.base import Base
-    from pairtune.pair.installed import Installed
     from pairtune.pair.pair import Layer, Pair
 
-    class Adapter(Installed):
-        def trainable(self):
-            return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-
     base = Base.load(tiny_llama, device="cpu")
-    model = get_peft_model(base.model, LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj", "down_proj"]))
-    pair = Pair(base, [Layer(Adapter(model, {"tokens"}), lambda: None, {"tuner": {"name": "lora"}})])  # type: ignore
+    targets = ["q_proj", "down_proj"]
+    tuner = registry.build("tuners", "lora", {"r": 3, "alpha": 5, "targets": targets, "init": init})
     torch.manual_seed(0)
-    for name, p in pair.trainable():
-        if "lora_B" in name:
-            torch.nn.init.normal_(p)
+    installed = tuner.install(base, base.model)
+    pair = Pair(base, [Layer(installed, lambda: tuner.extract(installed), {"tuner": {"name": "lora"}})])
     constraint = L2SP(weight=0.7)
     constraint.prepare(pair)
-    penalty = constraint.penalty(pair, {}, None)
-    factors = dict(pair.trainable())
+    assert constraint.penalty(pair, {}, None).item() == pytest.approx(0.0, abs=1e-5)
+    with torch.no_grad():
+        for _, p in pair.trainable():
+            p.add_(0.1 * torch.randn(p.shape))
     expected = 0.0
-    for name in factors:
-        if "lora_A" in name:
-            product = 5 / 3 * factors[name.replace("lora_A", "lora_B")].double() @ factors[name].double()
-            expected += 0.7 / 2 * product.square().sum()
-    assert penalty.item() == pytest.approx(float(expected), rel=1e-5)
+    for layer in installed.layers().values():
+        change = sum(layer.scaling[a] * layer.lora_B[a].weight.double() @ layer.lora_A[a].weight.double()
+                     for a in layer.lora_A)  # fmt: skip
+        expected += 0.7 / 2 * change.square().sum()
+    assert len(installed.layers()) == 8
+    assert constraint.penalty(pair, {}, None).item() == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_l2sp_refuses_parameters_without_a_counterpart_by_name(tiny_llama):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from pairtune.constraints import Constraint
 from pairtune.objectives.classification import Classification
 from pairtune.objectives.lm import LanguageModel
 from pairtune.pair.base import Base
@@ -16,6 +17,20 @@ from pairtune.training.validation import Validation
 
 LABELS = ["yes", "no", "perhaps"]
 CPU = torch.device("cpu")
+
+
+class Recorder(Constraint):
+    """A constraint that keeps what it is shown: gradients before clipping, weights after the step."""
+
+    def __init__(self):
+        super().__init__()
+        self.gradients, self.after = [], []
+
+    def on_gradients(self, pair):
+        self.gradients.append({name: p.grad.clone() for name, p in pair.trainable() if p.grad is not None})
+
+    def after_step(self, pair):
+        self.after.append(weights(pair))
 
 
 def rows(count, seed=0):
@@ -123,3 +138,15 @@ def optimizer_state(trainer):
     raw = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     states = [raw.state[p] for group in raw.param_groups for p in group["params"]]
     return [state[name].clone() for state in states for name in sorted(state)]
+
+
+def same_gradients(mine, theirs, tolerance=1e-6):
+    """Whether two recorders saw the same gradients, relative to their norm. Weights would not do: Adam turns the
+    rounding of a gradient that is zero in theory into steps of full size."""
+    assert len(mine.gradients) == len(theirs.gradients)
+    for one, other in zip(mine.gradients, theirs.gradients, strict=True):
+        norm = torch.stack([g.norm() for g in other.values()]).norm()
+        difference = torch.stack([(one[name] - other[name]).norm() for name in other]).norm()
+        if difference / norm > tolerance:
+            return False
+    return True

@@ -43,7 +43,7 @@ class L2SP(Constraint):
         installed = pair.top.installed
         if isinstance(installed, SwappedParameters):
             return
-        covered = {id(p) for factor in low_rank_factors(installed.model) for p in (factor.a, factor.b)}
+        covered = {id(p) for factors in low_rank_factors(installed.model) for p in factors.trained}
         lacking = [name for name, p in pair.trainable() if id(p) not in covered and not self._is_head(pair, name)]
         if lacking:
             tuner = pair.top.record.get("tuner") or {}
@@ -66,7 +66,7 @@ class L2SP(Constraint):
                 elif parameter.requires_grad:
                     moved.append((parameter.float() - installed.originals[name].float()).square().sum())
         else:
-            moved = [factor.squared_norm() for factor in low_rank_factors(installed.model) if factor.b.requires_grad]
+            moved = [factors.squared_norm() for factors in low_rank_factors(installed.model)]
             head = [p.float().square().sum() for name, p in pair.trainable() if self._is_head(pair, name)]
         zero = torch.zeros((), device=pair.base.device)
         return 0.5 * (self.settings.weight * sum(moved, zero) + self.settings.head_weight * sum(head, zero))

@@ -1,39 +1,47 @@
-"""The trainable low-rank factors on a model, for penalties that need the size of their product."""
+"""The trained low-rank factors on a model, for penalties that need the size of their product."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Factors:
-    """One product scale · B · A. a: [r, in], b: [out, r]."""
+    """One change of a matrix, B · A with the scale inside B. a: [r, in], b: [out, r].
+
+    `trained` are the Parameters that it is made of; a frozen part (first factors taken from the base) may be beside
+    them.
+    """
 
     name: str
     a: Tensor
     b: Tensor
-    scale: float
+    trained: tuple[nn.Parameter, ...]
 
     def squared_norm(self) -> Tensor:
-        """‖scale · B · A‖² (Frobenius) without making the product: Σ (BᵀB) ∘ (A Aᵀ)."""
+        """‖B · A‖² (Frobenius) without making the product: Σ (BᵀB) ∘ (A Aᵀ)."""
         a, b = self.a.float(), self.b.float()
-        return self.scale**2 * ((b.T @ b) * (a @ a.T)).sum()
+        return ((b.T @ b) * (a @ a.T)).sum()
 
 
 def low_rank_factors(model: nn.Module) -> Iterator[Factors]:
-    """The active LoRA factors of linear layers. Forms whose change is not scale · B · A (DoRA, embeddings,
+    """The trained LoRA factors of linear layers. Forms whose change is not scale · B · A (DoRA, embeddings,
     convolutions) are left out, so that whoever counts the parameters finds them missing."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in model.named_modules():
-        if not isinstance(module, LoraLayer):
-            continue
-        for adapter in module.active_adapters:
-            if adapter not in module.lora_A or adapter in module.lora_magnitude_vector:
-                continue
-            a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-            if a.ndim == b.ndim == 2:
-                yield Factors(name, a, b, float(module.scaling[adapter]))
+        if isinstance(module, LoraLayer):
+            layer: Any = module
+            for adapter in layer.lora_A:
+                a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+                if a.requires_grad and a.ndim == b.ndim == 2 and adapter not in layer.lora_magnitude_vector:
+                    # `<adapter>_...` is the frozen part that an initialiser put beside it.
+                    parts = [adapter, *(other for other in layer.lora_A if other.startswith(f"{adapter}_"))]
+                    downs = [layer.lora_A[part].weight for part in parts]
+                    ups = [layer.scaling[part] * layer.lora_B[part].weight for part in parts]
+                    yield Factors(name, torch.cat(downs), torch.cat(ups, dim=1), (a, b))

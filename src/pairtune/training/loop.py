@@ -101,7 +101,9 @@ class PairTrainer(Trainer):
         args.per_device_train_batch_size, args.gradient_accumulation_steps = batch_size, self.order.passes
         for constraint in constraints.values():
             constraint.prepare(pair)
-        super().__init__(model=pair.model, args=args, train_dataset=_Sized(rows))
+        super().__init__(
+            model=pair.model, args=args, train_dataset=_Sized(rows), eval_dataset=_Sized(0) if validation else None
+        )
         self.remove_callback(PrinterCallback)
         self.add_callback(LoopEvents(self))
         self.loss_is_scaled_for_ga = True
