@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,22 +26,33 @@ def install_delta(base: Base, delta: Delta, call: nn.Module | None = None) -> Sw
     A matrix that gained rows (added tokens) is exchanged for the longer one; this is said in the log. Costs a second
     copy of the tensors that the delta names. Raises `DeltaMismatch` for a name or shape that does not fit.
     """
-    current = {name: parameter.detach() for name, parameter in base.parameters.items()}
-    changed: dict[str, Tensor] = {}
-    for memory in _touched(base, delta):
-        pieces = base.names.to_disk({memory: current[memory]})
-        changed.update({disk: _new_value(delta, disk, old) for disk, old in pieces.items()})
+    current: dict[str, Tensor] = {name: parameter.detach() for name, parameter in base.parameters.items()}
     variants = {}
-    for memory, value in base.names.to_memory(changed).items():
+    for memory, value in new_values(base, delta, current).items():
         old = current[memory]
-        if value.shape[1:] != old.shape[1:] or value.shape[0] < old.shape[0]:
-            raise DeltaMismatch(f"{memory} becomes {list(value.shape)}, the base has {list(old.shape)}")
-        if value.shape[0] > old.shape[0]:
+        if len(value) > len(old):
             log.warning("%s: %d rows added by tuning (%d → %d)", memory, len(value) - len(old), len(old), len(value))
         variants[memory] = nn.Parameter(value.to(old.device, old.dtype).contiguous(), requires_grad=False)
     if not variants:
         raise DeltaMismatch("the delta changes nothing")
     return SwappedParameters(base.model, variants, call=call)
+
+
+def new_values(base: Base, delta: Delta, current: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The changed tensors by name in memory: what `current` becomes when the delta is added.
+
+    Raises `DeltaMismatch` for a name that the base does not have or a shape that does not fit.
+    """
+    changed: dict[str, Tensor] = {}
+    for memory in _touched(base, delta):
+        pieces = base.names.to_disk({memory: current[memory]})
+        changed.update({disk: _new_value(delta, disk, old) for disk, old in pieces.items()})
+    values = base.names.to_memory(changed)
+    for memory, value in values.items():
+        old = current[memory]
+        if value.shape[1:] != old.shape[1:] or value.shape[:1] < old.shape[:1]:
+            raise DeltaMismatch(f"{memory} becomes {list(value.shape)}, the base has {list(old.shape)}")
+    return values
 
 
 def _new_value(delta: Delta, disk: str, old: Tensor) -> Tensor:

@@ -1,0 +1,119 @@
+"""Give a pair away: as an ordinary merged checkpoint or as a PEFT adapter, with its outputs checked before it is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pairtune.errors import InputError, MissingView, PairtuneError
+from pairtune.pair import hub
+from pairtune.pair.apply import new_values
+from pairtune.pair.base import Base
+from pairtune.pair.pair import Pair, evaluating
+from pairtune.pair.staging import staged_folder
+
+PROMPTS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "How do I reset my password?",
+    "1, 2, 3, 5, 8, 13",
+    "Once upon a time there was a king who had three daughters.",
+)
+# Largest difference of a logit, as a share of the logits' spread, that the rounding of a stored type explains.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def export_merged(pair: Pair, folder: str | Path) -> dict[str, Any]:
+    """Write base + delta as a transformers checkpoint and prove that it answers as the pair does.
+
+    The base's stored type is kept; each tensor is computed in float32 and rounded once. The folder appears only when
+    the reloaded model's logits on a few prompts agree. Returns the check's figures.
+
+    Raises `MissingView` where a delta cannot be merged (side networks, most adapters other than LoRA), `InputError` for a
+    stack whose lower deltas are not plain weights, `PairtuneError` when the outputs disagree.
+    """
+    for layer in pair.layers:
+        if "merge" not in layer.installed.provides:
+            name = (layer.record.get("tuner") or {}).get("name", "this kind of")
+            raise MissingView(f"a {name} delta cannot be merged into the weights; export it as a pair folder instead")
+    if pair.base.quantize:
+        raise InputError("the base is loaded in 4 bits, and merging into it would lose the delta; load it unquantised")
+    target = Path(folder)
+    base = pair.base
+    tensors = _merged_tensors(pair)
+    expected = _logits(pair)
+    with staged_folder(target) as staging:
+        base.model.save_pretrained(staging, state_dict=tensors)
+        pair.tokenizer.save_pretrained(staging)
+        found = _reloaded_logits(base, staging)
+        difference = max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
+        spread = max(float(a.std()) for a in expected)
+        dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
+        if difference > TOLERANCE.get(dtype, 5e-2) * max(spread, 1e-6):
+            raise PairtuneError(
+                f"the merged checkpoint's logits differ from the pair's by {difference:.3g} (spread {spread:.3g}); "
+                "nothing was kept"
+            )
+    return {
+        "folder": str(target),
+        "dtype": str(dtype).removeprefix("torch."),
+        "largest_logit_difference": difference,
+        "logit_spread": spread,
+        "prompts": len(PROMPTS),
+    }
+
+
+def export_adapter(pair: Pair, folder: str | Path) -> dict[str, Any]:
+    """Write the top delta as a PEFT folder that PEFT itself loads. Raises `MissingView` for a delta that is not PEFT's."""
+    if len(pair.layers) != 1:
+        raise InputError(f"a PEFT folder holds one delta on a plain base, this pair has {len(pair.layers)}; export merged")
+    installed = pair.top.installed
+    if "peft" not in installed.provides:
+        raise MissingView("this delta is not a PEFT adapter; export it merged, or tune with lora or peft:<type>")
+    with staged_folder(Path(folder)) as staging:
+        files = installed.write(staging)
+    return {"folder": str(folder), "files": files}
+
+
+def _merged_tensors(pair: Pair) -> dict[str, Tensor]:
+    """Every loaded tensor of the variant by its name in memory, in the base's stored type."""
+    base = pair.base
+    current: dict[str, Tensor] = {name: p.detach() for name, p in base.parameters.items()}
+    for layer in pair.layers:
+        current.update(new_values(base, layer.delta(), current))
+    stored = {name: _stored_dtype(base, name) for name in current}
+    merged = {name: tensor.to(stored[name] or tensor.dtype).contiguous() for name, tensor in current.items()}
+    saved = base.model.state_dict()
+    buffers = {n: b for n, b in base.model.named_buffers() if n in saved and n not in merged}
+    return merged | {name: merged[source] for name, source in base.names.tied.items() if source in merged} | buffers
+
+
+def _stored_dtype(base: Base, memory: str) -> torch.dtype | None:
+    if memory in base.new_names:
+        return None
+    return base.stored(base.names.disk(memory)[0]).dtype
+
+
+@torch.inference_mode()
+def _logits(pair: Pair) -> list[Tensor]:
+    with evaluating(pair.model):
+        return [_answer(pair.model, pair.base, pair.tokenizer, text) for text in PROMPTS]
+
+
+@torch.inference_mode()
+def _reloaded_logits(base: Base, folder: Path) -> list[Tensor]:
+    model, _ = hub.load_model(type(base.model), folder, dtype=base.dtype)
+    model.to(base.device).eval()
+    tokenizer = hub.load_tokenizer(folder)
+    return [_answer(model, base, tokenizer, text) for text in PROMPTS]
+
+
+def _answer(model: torch.nn.Module, base: Base, tokenizer: Any, text: str) -> Tensor:
+    inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False).to(base.device)
+    if base.family == "seq2seq":
+        inputs["decoder_input_ids"] = inputs["input_ids"][:, :4]
+    out = model(**inputs)
+    logits = out.logits if getattr(out, "logits", None) is not None else out.last_hidden_state
+    return logits.float().cpu()
