@@ -173,7 +173,9 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(tiny_bert, tmp_path
     pair.base.model.bert.encoder.layer[1].register_forward_hook(lambda _m, _a, out: Explode.apply(out))
     before = weights(pair)
     trainer = trainer_of(pair, tmp_path, rows(8), max_steps=3)
-    with pytest.raises(NonFiniteError, match=r"gradient's norm became .* the gradient at bert\.encoder\.layer\.1\.output\.LayerNorm"):
+    with pytest.raises(
+        NonFiniteError, match=r"gradient's norm became .* the gradient at bert\.encoder\.layer\.1\.output\.LayerNorm"
+    ):
         trainer.train()
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(pair).items())
 

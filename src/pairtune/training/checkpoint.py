@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerState
 
 from pairtune.errors import ResumeMismatch
 from pairtune.pair.complete import is_complete
@@ -78,6 +79,20 @@ def save_last_good(trainer: PairTrainer) -> Path | None:
     start = trainer.step_start
     trainer._tr_loss, trainer.sums = start.loss, start.sums
     return save(trainer, start.random)
+
+
+def finished(trainer: PairTrainer, folder: Path | None) -> bool:
+    """Whether the run ended with this checkpoint, at its last step or by early stopping; if so, it is taken over."""
+    if folder is None:
+        return False
+    state = TrainerState.load_from_json(str(folder / STATE_FILE))
+    restore_sums(trainer)
+    over = trainer.best is not None and trainer.best.over
+    if state.global_step < trainer.args.max_steps and not over:
+        return False
+    trainer.state = state
+    load_delta(trainer, folder)
+    return True
 
 
 def load_delta(trainer: PairTrainer, folder: Path) -> None:

@@ -25,7 +25,7 @@ from pairtune.pair.outputs import Outputs
 from pairtune.training import checkpoint
 from pairtune.training.callbacks import LoopEvents
 from pairtune.training.guard import first_non_finite
-from pairtune.training.oom import Pieces, rows_of
+from pairtune.training.oom import Pieces
 from pairtune.training.optimizer import make_optimizer
 from pairtune.training.order import GHOST, StepOrder, loader
 from pairtune.training.random_state import RandomState
@@ -69,6 +69,7 @@ class PairTrainer(Trainer):
         train: makes a batch of row numbers of the training split, and `rows` says how many there are.
         run: folder for the checkpoints.
         identity: what a resumed run must agree with, by name (`resume.py`).
+        where: says where a row stands (file and line), for messages.
     """
 
     def __init__(
@@ -89,13 +90,14 @@ class PairTrainer(Trainer):
         validation: Validation | None = None,
         keep: int = 2,
         identity: dict[str, Any] | None = None,
+        where: Callable[[int], str] = str,
     ):
         self.pair, self.objective, self.constraints = pair, objective, constraints
         self.run_folder, self.identity, self.keep = run, identity or {}, keep
         self.validation, self.autocast = validation, autocast
         self.best = Best(objective, validation) if validation else None
         self.pieces, self.sums = Pieces(), Sums()
-        self._collate, self._lr, self._decay = train, lr, weight_decay
+        self._collate, self._lr, self._decay, self._where = train, lr, weight_decay, where
         world, rank = args.world_size, args.process_index
         self.order = StepOrder(rows, batch_size, accumulation, args.seed, rank, world)
         args.per_device_train_batch_size, args.gradient_accumulation_steps = batch_size, self.order.passes
@@ -126,7 +128,7 @@ class PairTrainer(Trainer):
         own = sum(self.units(batch) for batch in batches)
         units = across_processes(torch.tensor(own, dtype=torch.float64), self.args).item()
         if not units:
-            raise DataError(f"no {self.objective.unit} is scored in rows {_rows(batches)} of the training split")
+            raise DataError(f"no {self.objective.unit} is scored in rows {self._rows(batches)} of the training split")
         return batches, units
 
     def units(self, batch: dict[str, Any]) -> float:
@@ -192,6 +194,11 @@ class PairTrainer(Trainer):
         value = value * self.args.world_size  # processes average their gradients
         return (value, out) if return_outputs else value
 
+    def _rows(self, batches: list[dict[str, Any]]) -> str:
+        numbers = [int(n) for batch in batches for n in batch["index"]]
+        shown = ", ".join(self._where(n) for n in numbers[:16])
+        return f"{shown} and {len(numbers) - 16} more" if len(numbers) > 16 else shown
+
     def _again(self, batch: dict[str, Any]) -> Tensor:
         return self.compute_loss(self.pair.model, batch)
 
@@ -206,7 +213,7 @@ class PairTrainer(Trainer):
                 where = first_non_finite(self.pair.model.train(), partial(self._again, moved))
         layer = f"first seen in {where}" if where else "not seen again when computed once more"
         raise NonFiniteError(
-            f"step {self.state.global_step + 1}: {what} on rows {_rows(batches)} of the training split, {layer}; the "
+            f"step {self.state.global_step + 1}: {what} on rows {self._rows(batches)} of the training split, {layer}; the "
             "state before this step is kept; try a lower training.lr or training.precision float32"
         )
 
@@ -295,9 +302,3 @@ def frozen_modules(pair: Pair) -> list[nn.Module]:
 
 def _trains(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def _rows(batches: list[dict[str, Any]]) -> str:
-    """Row numbers of some batches, for a message."""
-    numbers = [int(n) for batch in batches for n in batch.get("index", torch.arange(rows_of(batch)))]
-    return ", ".join(map(str, numbers[:16])) + (f" and {len(numbers) - 16} more" if len(numbers) > 16 else "")

@@ -1,0 +1,183 @@
+"""`tune`: from a configuration to a pair, in one call. The API behind `pairtune tune`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from pairtune import registry
+from pairtune.data.task import Task
+from pairtune.errors import ConfigError, InputError
+from pairtune.objectives import misfit, pick
+from pairtune.pair import hub
+from pairtune.pair.base import Base, family_of
+from pairtune.pair.card import BaseRecord, Card
+from pairtune.pair.complete import is_complete
+from pairtune.pair.pair import Pair
+from pairtune.training import folders
+from pairtune.training.config import RunConfig
+from pairtune.training.stage import restore_stage, train_stage
+from pairtune.zoo import path as zoo_path
+
+log = logging.getLogger("pairtune")
+
+
+def tune(
+    config: RunConfig | Mapping[str, Any] | str | Path,
+    *,
+    resume: bool | str | Path = False,
+    restart: bool = False,
+    allow_drift: bool = False,
+) -> Pair:
+    """Tune a pair and, where `config.out` names a folder, save it there.
+
+    Args:
+        config: a `RunConfig`, a nested mapping or a YAML file.
+        resume: continue the run in `<out>.run` from its newest complete checkpoint, or from this checkpoint's folder; a
+            run that had not begun begins.
+        restart: replace what is there.
+        allow_drift: continue although data, settings or versions differ; recorded in the checkpoints and the card.
+
+    Raises `ConfigError`, `InputError` and its children for what cannot be used, before the base is loaded where that
+    can be known; `NonFiniteError`, `OutOfMemory`, `DiskFull` when the run fails, with its last good state kept;
+    `Stopped` after Ctrl-C or SIGTERM, with a final checkpoint.
+    """
+    config = as_config(config)
+    out = Path(config.out) if config.out is not None else None
+    if resume and out is not None and is_complete(out) and not restart:
+        log.info("%s is finished already", out)
+        return Pair.load(out)
+    stages = config.steps()
+    with folders.work_folder(out, len(stages), continuing=bool(resume), restart=restart) as work:
+        task = load_task(config)
+        objectives = check(config, stages, task)
+        pair = Pair(load_base(config, task))
+        _in_step(pair)
+        checksum = pair.base.checksum()
+        record: dict[str, Any] = {}
+        for i, (stage, objective) in enumerate(zip(stages, objectives, strict=True)):
+            folder = folders.stage_folder(work, i, len(stages))
+            set_seed(config.seed)
+            if resume and len(stages) > 1 and is_complete(folder / "delta"):
+                record = restore_stage(pair, stage, folder)
+                continue
+            title = config.stages[i].name or f"stage {i + 1}" if config.stages else "tune"
+            named = not isinstance(resume, bool) and Path(resume).parent == folder
+            record = train_stage(
+                pair, stage, objective, task, folder, title=title, resume=resume if named else bool(resume),
+                allow_drift=allow_drift, keep_delta=len(stages) > 1,
+            )  # fmt: skip
+        pair.verify_base(checksum)
+        pair.card = card_of(pair, config, task, record)
+        if out is not None:
+            _save(pair, out, config)
+    return pair
+
+
+def as_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
+    """Whatever people give as a configuration."""
+    if isinstance(config, RunConfig):
+        return config
+    return RunConfig.read(config) if isinstance(config, (str, Path)) else RunConfig.of(config)
+
+
+def load_task(config: RunConfig) -> Task:
+    """The task that `config.data` names."""
+    return Task.load(config.data)
+
+
+def load_base(config: RunConfig, task: Task) -> Base:
+    """The base, with a head for the task where it is an encoder."""
+    return Base.load(
+        config.base,
+        task=task.kind,
+        labels=task.labels or None,
+        dtype=config.dtype,
+        device=config.device,
+        revision=config.revision,
+        quantize=config.quantize,
+        head_seed=config.seed,
+    )
+
+
+def check(config: RunConfig, stages: list[RunConfig], task: Task) -> list[str]:
+    """The objective of each stage by name, once it is sure that tuner, objective, task and base go together.
+
+    Reads the base's configuration and the methods' files, no weights. Raises one `ConfigError` naming every misfit.
+    """
+    name = config.base
+    source = zoo_path(name.removeprefix("zoo:")) if name.startswith("zoo:") else hub.local_folder(name, config.revision)
+    family = family_of(hub.load_config(source))
+    kind = task.on(family).kind
+    chosen, problems = [], []
+    for i, stage in enumerate(stages):
+        where = f"stages.{i}." if config.stages else ""
+        info = registry.find("tuners", stage.tuner.name)
+        families = info.traits.get("families")
+        provides = info.provides or frozenset({"tokens", "labels"})
+        if families and family not in families:
+            problems.append(f"{where}tuner: {info.name} serves {' and '.join(sorted(families))} models, not {family}")
+            continue
+        try:
+            objective = stage.objective.name
+            objective = pick(kind, family, provides) if objective == "auto" else objective
+            if fault := misfit(objective, kind, family, provides):
+                problems.append(f"{where}objective: {fault}")
+            chosen.append(objective)
+        except InputError as error:
+            problems.append(f"{where}objective: {error}")
+    if problems:
+        raise ConfigError(problems, "the combination")
+    return chosen
+
+
+def card_of(pair: Pair, config: RunConfig, task: Task, record: Mapping[str, Any]) -> Card:
+    """What is remembered of the run: base, task, seed, the metrics of the last stage's best checkpoint."""
+    base = pair.base
+    return Card(
+        base=BaseRecord(
+            source=base.source,
+            revision=base.revision,
+            quantize=base.quantize,
+            fingerprint=base.fingerprint.to_json(),
+        ),
+        stack=[],
+        task={
+            "name": task.name,
+            "kind": task.kind,
+            "text": list(task.text),
+            "label": task.label,
+            "labels": list(task.labels),
+            "separator": task.separator,
+        },
+        seed=config.seed,
+        metrics=dict(record.get("metrics", {})),
+        notes=list(record.get("drift", [])),
+    )
+
+
+def _in_step(pair: Pair) -> None:
+    """With several processes: wait until all have loaded, so that the first one has prepared the folder."""
+    if folders.process()[1] > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=pair.base.device.type == "cpu").wait_for_everyone()
+
+
+def _save(pair: Pair, out: Path, config: RunConfig) -> None:
+    if folders.process()[0]:
+        return
+    pair.save(out)
+    log.info("saved %s", out)
+    repository = config.training.push_to_hub
+    if repository:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=out, commit_message="A delta made by pairtune")
+        log.info("pushed to %s", repository)
