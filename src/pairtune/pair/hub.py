@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairtune.errors import FormatError, InputError, PairtuneError
+from pairtune.pair.disk import writing
 from pairtune.pair.files import checkpoint_files, open_safetensors
 from pairtune.pair.inspect_folder import refuse_remote_code
 
@@ -31,6 +32,8 @@ def local_folder(source: str | Path, revision: str | None = None) -> Path:
     A download that was interrupted or is incomplete is never returned. Raises `InputError` when there is no such folder
     or model or revision, when access to it is restricted, or when it is not cached and the hub cannot be reached.
     """
+    if not str(source):
+        raise InputError("expected a model: the name of a local folder, or 'owner/model' on the hub")
     folder = Path(source).expanduser()
     if folder.is_dir():
         if revision is not None:
@@ -45,14 +48,13 @@ def local_folder(source: str | Path, revision: str | None = None) -> Path:
 
 
 def _fetch(name: str, revision: str | None) -> Path:
-    import huggingface_hub as hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors, snapshot_download
 
     what = f"{name!r}" if revision is None else f"{name!r} at revision {revision!r}"
     try:
-        return Path(
-            hub.snapshot_download(name, revision=revision, allow_patterns=FETCHED, ignore_patterns=_NOT_FETCHED)
-        )
+        with writing(Path(constants.HF_HUB_CACHE), only_full=True):
+            found = snapshot_download(name, revision=revision, allow_patterns=FETCHED, ignore_patterns=_NOT_FETCHED)
+        return Path(found)
     except errors.GatedRepoError:
         raise InputError(
             f"{what}: access to this model is restricted; accept its terms at https://huggingface.co/{name} and log in "
@@ -66,15 +68,19 @@ def _fetch(name: str, revision: str | None) -> Path:
     except errors.RevisionNotFoundError:
         raise InputError(f"{what}: the model has no such revision; give a branch, a tag or a commit") from None
     except errors.LocalEntryNotFoundError as error:  # also a snapshot whose download was interrupted
-        off = "is switched off (HF_HUB_OFFLINE)" if hub.constants.HF_HUB_OFFLINE else "cannot be reached"
+        off = "is switched off (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "cannot be reached"
         partial = isinstance(error, getattr(errors, "IncompleteSnapshotError", ()))
         kind = "only a part of it is" if partial else "it is not"
         raise InputError(
             f"{what}: there is no such folder here, {kind} in the hub's cache, and the hub {off}; give a local folder, "
             "or run once with a connection"
         ) from None
-    except (errors.HFValidationError, errors.HfHubHTTPError, OSError) as error:
-        raise InputError(f"{what}: the hub did not give this model: {str(error).splitlines()[0]}") from None
+    except errors.HFValidationError:
+        raise InputError(f"{what}: there is no such folder, and the hub does not allow such a name") from None
+    except PairtuneError:
+        raise
+    except Exception as error:  # the hub's own failure, a connection that broke: their errors come from many libraries
+        raise InputError(f"{what}: the hub did not give this model: {_first_line(error)}; try again later") from error
 
 
 def load_config(source: str | Path, revision: str | None = None) -> PretrainedConfig:
@@ -167,9 +173,12 @@ def _loading(folder: Path, what: str) -> Iterator[None]:
     except (PairtuneError, MemoryError, torch.OutOfMemoryError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic in tokenizers is no Exception
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise FormatError(f"{folder}: transformers cannot load {what}: {reason}") from error
+        raise FormatError(f"{folder}: transformers cannot load {what}: {_first_line(error)}") from error
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
