@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Classification(Objective):
-    """Multinomial cross-entropy; labels [B] of class indices."""
+    """Multinomial cross-entropy; labels [B] of class indices, −100 for an item that is not scored."""
 
     needs = frozenset({"labels"})
     unit = "item"
@@ -36,6 +36,9 @@ class Classification(Objective):
         )
 
     settings: Settings
+
+    def units(self, batch: dict[str, Any]) -> float:
+        return float((batch["labels"] >= 0).sum())
 
     def loss(self, pair: Pair, batch: dict[str, Any], out: Outputs) -> Loss:
         labels = batch["labels"]

@@ -11,7 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import Field
 
+from pairtune import method
 from pairtune.objectives import Loss, Objective
 from pairtune.objectives.token_nll import next_tokens, summed_nll
 
@@ -27,6 +29,13 @@ class LanguageModel(Objective):
     unit = "token"
     kinds = frozenset({"lm", "classification"})
     families = frozenset({"causal"})
+
+    class Settings(method.Settings):
+        completion_only: bool | None = Field(
+            None, description="score completions alone; by default yes, but for classification text and label"
+        )
+
+    settings: Settings
 
     def units(self, batch: dict[str, Any]) -> float:
         return float((batch["labels"][:, 1:] >= 0).sum())

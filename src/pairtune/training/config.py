@@ -30,6 +30,7 @@ class Training(Settings):
     batch_size: int = Field(8, ge=1, description="rows that go through the model at once")
     accumulation: int = Field(1, ge=1, description="batches whose gradients are added up before a step")
     max_length: int | None = Field(None, ge=1, description="longest input in tokens; by default the base's limit")
+    packing: bool = Field(False, description="put several short texts into one row of a causal language model")
     warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps in which the learning rate rises from 0")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="learning rate after the warmup")
     optimizer: Literal["adamw"] = Field("adamw", description="the optimizer")

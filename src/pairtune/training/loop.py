@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from pairtune.training.guard import first_non_finite
 from pairtune.training.oom import Pieces
 from pairtune.training.optimizer import make_optimizer
 from pairtune.training.order import GHOST, StepOrder, loader
+from pairtune.training.parts import Sized, StepStart, frozen_modules
 from pairtune.training.random_state import RandomState
 from pairtune.training.sums import Sums, across_processes
 from pairtune.training.validation import Best, Validation
@@ -38,15 +38,6 @@ if TYPE_CHECKING:
     from pairtune.pair.pair import Pair
 
 Collate = Callable[[list[int]], dict[str, Any]]
-
-
-@dataclass
-class StepStart:
-    """What it takes to undo a step that failed before the optimizer moved."""
-
-    random: RandomState
-    loss: Tensor
-    sums: Sums
 
 
 class PairTrainer(Trainer):
@@ -104,7 +95,7 @@ class PairTrainer(Trainer):
         for constraint in constraints.values():
             constraint.prepare(pair)
         super().__init__(
-            model=pair.model, args=args, train_dataset=_Sized(rows), eval_dataset=_Sized(0) if validation else None
+            model=pair.model, args=args, train_dataset=Sized(rows), eval_dataset=Sized(0) if validation else None
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(LoopEvents(self))
@@ -213,8 +204,8 @@ class PairTrainer(Trainer):
                 where = first_non_finite(self.pair.model.train(), partial(self._again, moved))
         layer = f"first seen in {where}" if where else "not seen again when computed once more"
         raise NonFiniteError(
-            f"step {self.state.global_step + 1}: {what} on rows {self._rows(batches)} of the training split, {layer}; the "
-            "state before this step is kept; try a lower training.lr or training.precision float32"
+            f"step {self.state.global_step + 1}: {what} on rows {self._rows(batches)} of the training split, {layer}; "
+            "the state before this step is kept; try a lower training.lr or training.precision float32"
         )
 
     # -- optimizer ---------------------------------------------------------------------------------------------------
@@ -280,25 +271,3 @@ class PairTrainer(Trainer):
 
     def _load_scaler(self, checkpoint_folder: str | None) -> None:
         """There is none: computation in float16 is not offered."""
-
-
-class _Sized(torch.utils.data.Dataset):
-    """Tells the Trainer how many rows there are; our loader reads them."""
-
-    def __init__(self, rows: int):
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return self._rows
-
-
-def frozen_modules(pair: Pair) -> list[nn.Module]:
-    """Modules that stay in evaluation mode: what the delta names, what holds nothing that trains, and all inside."""
-    installed = pair.top.installed
-    still = [m for m in installed.model.modules() if any(True for _ in m.parameters()) and not _trains(m)]
-    outer = [*installed.frozen_modules(), *still]
-    return list({id(inner): inner for module in outer for inner in module.modules()}.values())
-
-
-def _trains(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())

@@ -55,7 +55,7 @@ class Preflight:
         for name, count in asdict(self.memory).items():
             table.add_row(f"memory: {name}", readable(count))
         table.add_row("memory: together", readable(self.memory.total))
-        table.add_row("steps", f"{self.steps:,} of {self.rows} rows")
+        table.add_row("steps", f"{self.steps:,}, each of {self.rows} rows")
         table.add_row("time", "memory did not suffice to measure" if self.seconds is None else duration(self.seconds))
         table.add_row("speed", f"at best {self.bound:.2g} × a step of full tuning, whatever the implementation")
         return table

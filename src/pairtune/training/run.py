@@ -56,6 +56,8 @@ def tune(
         task = load_task(config)
         objectives = check(config, stages, task)
         pair = Pair(load_base(config, task))
+        use_cache = getattr(pair.base.model.config, "use_cache", None)
+        pair.base.model.config.use_cache = False  # a key-value cache costs memory, and hides packed documents' bounds
         _in_step(pair)
         checksum = pair.base.checksum()
         record: dict[str, Any] = {}
@@ -71,6 +73,7 @@ def tune(
                 pair, stage, objective, task, folder, title=title, resume=resume if named else bool(resume),
                 allow_drift=allow_drift, keep_delta=len(stages) > 1,
             )  # fmt: skip
+        pair.base.model.config.use_cache = use_cache
         pair.verify_base(checksum)
         pair.card = card_of(pair, config, task, record)
         if out is not None:

@@ -89,6 +89,7 @@ def train_stage(
     start = digest(installed.state())
     found = _resumed(trainer, folder, resume, allow_drift)
     _train(trainer, found, title)
+    pair.model.eval()
     best = trainer.state.best_global_step
     if best is not None and best != trainer.state.global_step:
         checkpoint.load_delta(trainer, folder / f"checkpoint-{best}")

@@ -1,0 +1,112 @@
+"""What the loop reads: batches of the training and validation splits of a task, for one base and objective."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pairtune.data.buckets import batches
+from pairtune.data.collate import Collator
+from pairtune.data.encode import Encoded, Encoder
+from pairtune.data.packing import Packed, prove_apart
+from pairtune.errors import InputError
+from pairtune.pair.logprobs import accepts
+
+if TYPE_CHECKING:
+    from pairtune.data.task import Task
+    from pairtune.objectives import Objective
+    from pairtune.pair.base import Base
+    from pairtune.training.config import Training
+
+log = logging.getLogger("pairtune")
+Batch = dict[str, Any]
+CALIBRATION_ROWS = 64
+
+
+class Feeds:
+    """Batches by row number.
+
+    Attributes:
+        rows: rows of the training split (packed ones, where documents are packed).
+        validates: whether there is a validation split.
+
+    Args:
+        train: encoded training rows; held: encoded validation rows.
+        collate: features to a batch.
+        batch_size: most rows of a batch in training; in validation, so many of the longest rows.
+    """
+
+    def __init__(
+        self, train: Encoded | Packed, held: Encoded | None, collate: Callable[[Sequence[Any]], Batch], batch_size: int
+    ):
+        self._train, self._held, self._collate, self._size = train, held, collate, batch_size
+        self.rows, self.validates = len(train), held is not None
+        self._plan: list[list[int]] | None = None
+
+    @classmethod
+    def of(cls, task: Task, base: Base, objective: Objective, training: Training) -> Feeds:
+        """Encode a task for a base as the objective needs it. Raises `InputError` for a task without training rows."""
+        view = "labels" if "labels" in objective.needs else "tokens"
+        length = training.max_length or longest_input(base)
+        only = getattr(objective.settings, "completion_only", None)
+        encoder = Encoder(task, base.tokenizer, base.family, length, view=view, completion_only=only)
+        train = encoder.split(task.split("train"))
+        held = encoder.split(task.split("validation")) if "validation" in task.splits else None
+        rows: Encoded | Packed = train
+        if training.packing:
+            if base.family != "causal" or view != "tokens":
+                raise InputError("training.packing: only texts for a causal language model can be packed")
+            prove_apart(base.model)
+            rows = Packed(train)
+            log.info("%s", rows.report())
+        if training.max_length is not None and (cut := train.report()):
+            log.warning("%s", cut)
+        return cls(rows, held, _collator(base), training.batch_size)
+
+    def train(self, numbers: Sequence[int]) -> Batch:
+        """The batch of these training rows."""
+        if isinstance(self._train, Encoded):
+            return self._collate(self._train.take(numbers))
+        return self._collate([self._train[i] for i in numbers])
+
+    def validation(self) -> Iterator[Batch]:
+        """The validation split in batches of rows of similar length, the longest first."""
+        assert self._held is not None
+        if self._plan is None:
+            self._plan, _ = batches(self._held.lengths, self._size * max(self._held.lengths))
+        for numbers in self._plan:
+            yield self._collate(self._held.take(numbers))
+
+    def where(self, row: int) -> str:
+        """File and line of a training row (of a packed row's first document)."""
+        encoded = self._train if isinstance(self._train, Encoded) else self._train.encoded
+        return encoded.rows.where(row)
+
+    def calibration(self) -> Iterator[Batch]:
+        """A few batches spread over the training split, for tuners that look at data before they start."""
+        step = max(1, self.rows // CALIBRATION_ROWS)
+        numbers = list(range(0, self.rows, step))[:CALIBRATION_ROWS]
+        for start in range(0, len(numbers), self._size):
+            yield self.train(numbers[start : start + self._size])
+
+
+def longest_input(base: Base) -> int:
+    """The most tokens that the base takes, by its tokenizer and its position embeddings."""
+    config = base.model.config.get_text_config()
+    limits = [getattr(base.tokenizer, "model_max_length", None), getattr(config, "max_position_embeddings", None)]
+    known = [int(limit) for limit in limits if limit and limit < 1e9]
+    return min(known, default=512)
+
+
+def _collator(base: Base) -> Callable[[Sequence[Any]], Batch]:
+    collate = Collator(base.tokenizer, base.family)
+    if base.family != "causal" or accepts(base.model, "position_ids"):
+        return collate
+
+    def without_positions(features: Sequence[Any]) -> Batch:
+        batch = collate(features)
+        batch.pop("position_ids", None)
+        return batch
+
+    return without_positions
