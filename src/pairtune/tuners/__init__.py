@@ -1,0 +1,65 @@
+"""Where the delta lives: the tuners, one file a method.
+
+A tuner puts something trainable on a base (all its weights, a head, adapters, a side network) and says how that is
+switched off again. It knows nothing of losses, data or the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pairtune.method import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pairtune.pair.base import Base
+    from pairtune.pair.delta import Delta
+    from pairtune.pair.installed import Installed
+
+
+class Tuner(Method):
+    """One place for a delta.
+
+    Attributes:
+        provides: what its `Installed` can do: "tokens" (the base's own language-model head speaks), "labels" (a
+            classification or regression head), "scale" (base + alpha · delta has a meaning), "merge" (it can be added
+            into the base's weights), "identity_at_start" (before the first step the variant is the base), "cacheable"
+            (it trains from activations that the frozen base computes once; see `cache.py`).
+        families: the model families that it can be installed on.
+        default_lr: peak learning rate that is a sensible start.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset()
+    families: ClassVar[frozenset[str]] = frozenset({"causal", "seq2seq", "encoder"})
+    default_lr: ClassVar[float] = 1e-4
+
+    def install(
+        self, base: Base, pair_model: nn.Module, calibration: Iterable[dict[str, Any]] | None = None
+    ) -> Installed:
+        """Freeze what is there, add what trains, and switch it on.
+
+        Args:
+            base: the loaded base.
+            pair_model: the module to call for the stack as it stands (the base's model where there is no delta yet).
+            calibration: batches of model inputs, for tuners that look at data before they start.
+
+        Raises `InputError` where the tuner cannot stand on this base. New values come from torch's global generator.
+        """
+        raise NotImplementedError
+
+    def extract(self, installed: Installed) -> Delta:
+        """The delta as an algebraic object, by the names on disk; a copy that later training does not change."""
+        raise NotImplementedError
+
+    def restore(self, base: Base, pair_model: nn.Module, folder: Path) -> Installed:
+        """Install the delta that `Installed.write` left in a folder. Raises `DeltaMismatch` where it does not fit."""
+        from pairtune.pair.files import open_safetensors
+        from pairtune.pair.installed import DELTA_FILE
+
+        installed = self.install(base, pair_model)
+        stored = open_safetensors(folder / DELTA_FILE)
+        installed.load_state({name: stored.tensor(name) for name in stored})
+        return installed
