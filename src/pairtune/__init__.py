@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pairtune.analysis.evaluate import evaluate
     from pairtune.data.task import Task
-    from pairtune.ood import score
+    from pairtune.ood.scoring import score
     from pairtune.pair.base import Base
     from pairtune.pair.delta import Delta
     from pairtune.pair.pair import Pair
@@ -27,7 +27,7 @@ _HOME = {
     "Task": "pairtune.data.task",
     "tune": "pairtune.training.run",
     "evaluate": "pairtune.analysis.evaluate",
-    "score": "pairtune.ood",
+    "score": "pairtune.ood.scoring",
     "methods": "pairtune.registry",
 }
 

@@ -39,7 +39,10 @@ class LogRatio(Detector):
         )
 
     def score(self, pair: Pair, batch: dict[str, Any]) -> Tensor:
-        ratio = pair.log_ratio(batch)
+        # Kept in the batch: the other form and whatever else scores it need not run the models again.
+        if "log_ratio" not in batch:
+            batch["log_ratio"] = pair.log_ratio(batch)
+        ratio = batch["log_ratio"]
         if ratio.unit == "label":
             return -(ratio.variant.exp() * (ratio.variant - ratio.base)).sum(-1)
         return -(ratio.sum() if self.settings.normalize == "sum" else ratio.mean())  # type: ignore[attr-defined]

@@ -113,4 +113,8 @@ def difference_of(base: Base, finetuned: Checkpoint, allow_missing: bool = False
         raise BaseMismatch(f"{finetuned.folder.name}: {theirs[extra[0]]} is not a tensor of {base.source}")
     if not parts:
         raise DeltaMismatch(f"{finetuned.folder.name} equals {base.source}: there is no delta between them")
-    return Delta(parts, base=base.stored)
+    delta = Delta(parts, base=base.stored)
+    broken = delta.non_finite_names()
+    if broken:
+        raise DeltaMismatch(f"{finetuned.folder.name}: NaN or infinite values in {', '.join(broken[:5])}")
+    return delta

@@ -116,6 +116,7 @@ class Base:
             notes=notes,
         )
         base._check_vocabulary()
+        base._check_finite()
         log.info("%s", base.describe())
         return base
 
@@ -175,6 +176,12 @@ class Base:
         if self.new_names:
             parts.append(f"new head: {', '.join(sorted(self.new_names))}")
         return "; ".join([*parts, *self.notes])
+
+    def _check_finite(self) -> None:
+        broken = [n for n, p in self.parameters.items() if p.is_floating_point() and not p.isfinite().all()]
+        if broken:
+            stored = self.names.disk(broken[0])[0]
+            raise FormatError(f"{self.source}: NaN or infinite values in {stored} ({len(broken)} such tensors)")
 
     def _check_vocabulary(self) -> None:
         """Every id that the tokenizer can make must have a row in the embedding."""

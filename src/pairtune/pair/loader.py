@@ -18,6 +18,7 @@ from pairtune.pair.apply import difference_of, install_delta
 from pairtune.pair.base import Base
 from pairtune.pair.card import CARD_FILE, BaseRecord, Card, LayerRecord, library_versions
 from pairtune.pair.checkpoint import Checkpoint, tokenizer_digest
+from pairtune.pair.delta_io import load_delta, save_delta
 from pairtune.pair.files import read_json, safe_join
 from pairtune.pair.installed import DELTA_FILE
 from pairtune.pair.pair import Layer, Pair
@@ -101,8 +102,6 @@ def _from_card(folder: Path, base: Base | str | None, onto: bool, dtype: str | N
 def _install(pair: Pair, record: LayerRecord, folder: Path) -> Layer:
     """Put one recorded delta on the pair's stack, through its tuner or, without one, as plain weights."""
     if record.tuner is None:
-        from pairtune.pair.delta_io import load_delta
-
         delta = load_delta(folder / DELTA_FILE, base=pair.base.stored)
         return Layer(install_delta(pair.base, delta, call=pair.model), lambda: delta, record.model_dump())
     settings = dict(record.tuner)
@@ -140,7 +139,7 @@ def save_pair(pair: Pair, folder: Path, card: Card | None = None) -> Card:
             top = i == len(pair.layers) - 1
             place = staging if top else staging / "stack" / str(i)
             place.mkdir(parents=True, exist_ok=True)
-            files = layer.installed.write(place)
+            files = _write(layer, place)
             known = {k: v for k, v in layer.record.items() if k in LayerRecord.model_fields}
             record = LayerRecord.model_validate({**known, "folder": "." if top else f"stack/{i}"})
             stack.append(record.model_copy(update={"files": {name: _sha256(place / name) for name in files}}))
@@ -150,6 +149,14 @@ def save_pair(pair: Pair, folder: Path, card: Card | None = None) -> Card:
         card = card.model_copy(update=update)
         card.save(staging)
     return card
+
+
+def _write(layer: Layer, place: Path) -> list[str]:
+    """Write one delta's files: through its tuner's handle or, without a tuner, as plain weights."""
+    if layer.record.get("tuner") is not None:
+        return layer.installed.write(place)
+    save_delta(layer.delta(), place / DELTA_FILE)
+    return [DELTA_FILE]
 
 
 def _base_record(base: Base) -> BaseRecord:

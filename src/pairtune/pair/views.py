@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -77,13 +76,9 @@ def log_ratio(pair: Pair, batch: dict[str, Any]) -> LogRatio:
 
     if "tokens" not in pair.views:
         return _label_ratio(pair, batch)
-    inputs = pair.inputs(batch)
+    inputs = _with_positions(pair, batch)
     targets = scored_targets(pair, batch)
     _check_ids(pair, batch)
-    if pair.base.family == "causal":
-        inputs.setdefault("position_ids", positions(inputs["attention_mask"]))
-        if not accepts(pair.base.model, "position_ids"):
-            inputs.pop("position_ids")
     inner = pair.base.model
     shared = _shared(pair)
     if shared and not _proven(pair, shared, inputs, targets):
@@ -102,10 +97,8 @@ def log_probs(pair: Pair, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
     if "tokens" not in pair.views:
         raise MissingView("log_probs needs a language-model head; this pair has an encoder base")
-    inputs = pair.inputs(batch)
+    inputs = _with_positions(pair, batch)
     targets = scored_targets(pair, batch)
-    if pair.base.family == "causal" and accepts(pair.base.model, "position_ids"):
-        inputs.setdefault("position_ids", positions(inputs["attention_mask"]))
     with evaluating(pair.model):
         return token_log_probs(pair.model, pair.base.model, inputs, targets), targets >= 0
 
@@ -116,6 +109,14 @@ def activations(pair: Pair, batch: dict[str, Any], layers: list[int]) -> Activat
 
     Raises `InputError` for a layer that the model does not have.
     """
+    with pair.off():
+        base = hidden_states(pair, batch, layers)
+    return Activations(base, hidden_states(pair, batch, layers), batch["attention_mask"].bool())
+
+
+@torch.inference_mode()
+def hidden_states(pair: Pair, batch: dict[str, Any], layers: list[int]) -> dict[int, Tensor]:
+    """Layer → [B, T, d] of the side that is on."""
     from pairtune.pair.pair import evaluating
 
     blocks = [module for _, module in pair.base.blocks]
@@ -123,15 +124,19 @@ def activations(pair: Pair, batch: dict[str, Any], layers: list[int]) -> Activat
     wrong = [layer for layer, index in zip(layers, wanted, strict=True) if not 0 <= index <= len(blocks)]
     if wrong:
         raise InputError(f"layer {wrong[0]}: this model has layers 0 (embeddings) to {len(blocks)}")
+    with evaluating(pair.model), collect_hidden(blocks, wanted) as found:
+        pair.model(**_with_positions(pair, batch))
+    return {layer: found[index] for layer, index in zip(layers, wanted, strict=True)}
+
+
+def _with_positions(pair: Pair, batch: dict[str, Any]) -> dict[str, Any]:
+    """The model's inputs; a decoder-only model's positions count real tokens whatever the padding side."""
     inputs = pair.inputs(batch)
-    if pair.base.family == "causal" and accepts(pair.base.model, "position_ids"):
+    if pair.base.family == "causal" and "attention_mask" in inputs:
         inputs.setdefault("position_ids", positions(inputs["attention_mask"]))
-    sides = []
-    for side in (pair.off(), contextlib.nullcontext()):
-        with side, evaluating(pair.model), collect_hidden(blocks, wanted) as found:
-            pair.model(**inputs)
-        sides.append({layer: found[index] for layer, index in zip(layers, wanted, strict=True)})
-    return Activations(sides[0], sides[1], inputs["attention_mask"].bool())
+    if "position_ids" in inputs and not accepts(pair.base.model, "position_ids"):
+        inputs.pop("position_ids")
+    return inputs
 
 
 def positions(attention_mask: Tensor) -> Tensor:
