@@ -85,7 +85,7 @@ def test_tune_saves_a_pair_that_loads_with_the_same_outputs(
 
 
 def test_a_tuned_classifier_has_learnt_and_the_best_validation_is_what_is_kept(tiny_bert, data, tmp_path):
-    settings = {"max_steps": 60, "eval_every": 10, "lr": 1e-2}
+    settings = {"max_steps": 150, "eval_every": 50, "lr": 1e-2, "batch_size": 8}
     pair = tune(config(tiny_bert, data, tmp_path / "out", tuner="full", training=settings, constraint={"l2sp": {}}))
     assert pair.card.metrics["validation accuracy"] > 0.8
 

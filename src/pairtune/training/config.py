@@ -45,6 +45,9 @@ class Training(Settings):
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints; by default at validations")
     keep: int = Field(2, ge=1, description="newest checkpoints that are kept, beside the best one")
     log_every: int = Field(10, ge=1, description="steps between lines of the log")
+    cache_gb: float = Field(
+        4.0, ge=0, description="disk for activations of a frozen base, kept from epoch to epoch; 0: computed anew"
+    )
     trackers: list[str] = Field([], description="experiment trackers by transformers' names, e.g. tensorboard")
     push_to_hub: str | None = Field(None, description="hub repository to push the finished pair to")
 

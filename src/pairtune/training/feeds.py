@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pairtune.data.buckets import batches
-from pairtune.data.collate import Collator
-from pairtune.data.encode import Encoded, Encoder
-from pairtune.data.packing import Packed, prove_apart
+from pairtune.data import Collator, Encoded, Encoder, Packed, batches
+from pairtune.data.packing import prove_apart
 from pairtune.errors import InputError
 from pairtune.pair.logprobs import accepts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pairtune.data.task import Task
     from pairtune.objectives import Objective
     from pairtune.pair.base import Base
+    from pairtune.pair.installed import Installed
     from pairtune.training.config import Training
 
 log = logging.getLogger("pairtune")
 Batch = dict[str, Any]
+Features = Callable[[Batch], dict[str, "Tensor"]]
 CALIBRATION_ROWS = 64
 
 
@@ -82,6 +86,32 @@ class Feeds:
         """File and line of a training row (of a packed row's first document)."""
         encoded = self._train if isinstance(self._train, Encoded) else self._train.encoded
         return encoded.rows.where(row)
+
+    def caches(self, root: Path, base: Base, installed: Installed, training: Training) -> dict[str, Features]:
+        """Caches of what the frozen base says, for "train" and "validation"; none where the delta needs it to run.
+
+        Each split may take half of `training.cache_gb` on disk.
+        """
+        if "cacheable" not in installed.provides or not training.cache_gb or not isinstance(self._train, Encoded):
+            return {}
+        from pairtune.tuners.cache import ActivationCache
+
+        splits = {"train": self._train, "validation": self._held}
+        compute = installed.features  # type: ignore[attr-defined]
+        caches = {
+            name: ActivationCache.open(
+                root,
+                base,
+                installed,
+                data=encoded.rows.fingerprint,
+                rows=len(encoded),
+                max_length=encoded.encoder.max_length,
+                limit=int(training.cache_gb * 5e8),
+            )
+            for name, encoded in splits.items()
+            if encoded is not None
+        }
+        return {name: partial(cache.features, compute=compute) for name, cache in caches.items()}
 
     def calibration(self) -> Iterator[Batch]:
         """A few batches spread over the training split, for tuners that look at data before they start."""

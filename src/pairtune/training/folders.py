@@ -21,6 +21,7 @@ from pairtune.pair.staging import check_writable, recover
 from pairtune.training import resume
 
 log = logging.getLogger("pairtune")
+SWEEP = ".sweep"
 
 
 def process() -> tuple[int, int]:
@@ -61,6 +62,11 @@ def work_folder(out: Path | None, stages: int, *, continuing: bool, restart: boo
 def stage_folder(work: Path, stage: int, stages: int) -> Path:
     """The folder of one stage (from 0); a run of one stage uses the work folder itself."""
     return work / f"stage-{stage + 1}" if stages > 1 else work
+
+
+def cache_folder(stage: Path) -> Path:
+    """Where a stage keeps activations of the frozen base; the runs of a sweep share them."""
+    return stage.parent / "activations" if stage.parent.name.endswith(SWEEP) else stage / "activations"
 
 
 def clear(work: Path) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pairtune.pair.pair import Pair
 
 Collate = Callable[[list[int]], dict[str, Any]]
+Features = Callable[[dict[str, Any]], dict[str, Tensor]]
 
 
 class PairTrainer(Trainer):
@@ -61,6 +62,7 @@ class PairTrainer(Trainer):
         run: folder for the checkpoints.
         identity: what a resumed run must agree with, by name (`resume.py`).
         where: says where a row stands (file and line), for messages.
+        features: what the frozen base says of a batch's rows, from a cache; the model then does not run the base.
     """
 
     def __init__(
@@ -82,12 +84,13 @@ class PairTrainer(Trainer):
         keep: int = 2,
         identity: dict[str, Any] | None = None,
         where: Callable[[int], str] = str,
+        features: Features | None = None,
     ):
         self.pair, self.objective, self.constraints = pair, objective, constraints
         self.run_folder, self.identity, self.keep = run, identity or {}, keep
         self.validation, self.autocast = validation, autocast
         self.best = Best(objective, validation) if validation else None
-        self.pieces, self.sums = Pieces(), Sums()
+        self.pieces, self.sums, self.features = Pieces(), Sums(), features
         self._collate, self._lr, self._decay, self._where = train, lr, weight_decay, where
         world, rank = args.world_size, args.process_index
         self.order = StepOrder(rows, batch_size, accumulation, args.seed, rank, world)
@@ -168,6 +171,8 @@ class PairTrainer(Trainer):
         for module in self._frozen:
             module.training = False
         self.pair.begin_step()
+        if self.features is not None:
+            inputs = {**inputs, "features": self.features(inputs)}
         for side in self._sides:
             getattr(self.pair, side)(inputs)  # before the variant's forward: the pair must not switch after it
         with torch.autocast(self.args.device.type, self.autocast) if self.autocast else contextlib.nullcontext():

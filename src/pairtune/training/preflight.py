@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,11 +68,14 @@ def preflight(trainer: PairTrainer, steps: int) -> Preflight:
     trained = sum(p.numel() for _, p in pair.trainable() if p.requires_grad)
     own = {id(p): p.numel() for _, p in pair.trainable()}
     everything = sum(({id(p): p.numel() for p in pair.model.parameters()} | own).values())
-    activations, seconds = _measure(trainer)
-    passes = trainer.order.passes
+    activations, first, again = _measure(trainer)
+    seconds = None
+    if first is not None and again is not None:
+        new = min(steps, trainer.order.steps) if trainer.features else steps
+        seconds = trainer.order.passes * (first * new + again * (steps - new))
     return Preflight(
         memory=memory_of(pair, activations),
-        seconds=None if seconds is None else seconds * passes * steps,
+        seconds=seconds,
         steps=steps,
         rows=min(trainer.order.step_rows, trainer.order.rows),
         trainable=trained,
@@ -80,18 +84,16 @@ def preflight(trainer: PairTrainer, steps: int) -> Preflight:
     )
 
 
-def _measure(trainer: PairTrainer) -> tuple[int, float | None]:
-    """Bytes kept for the backward, and seconds, of the second of two micro-batches."""
+def _measure(trainer: PairTrainer) -> tuple[int, float | None, float | None]:
+    """Of the second of two micro-batches: bytes kept for the backward, seconds, and seconds when it comes again."""
     pair, device = trainer.pair, trainer.args.device
     random, modes = RandomState.now(device), [(m, m.training) for m in pair.model.modules()]
-    kept, seconds = 0, None
-    batches = iter(trainer.get_train_dataloader())
+    kept, seconds = 0, []
+    batches = list(itertools.islice(trainer.get_train_dataloader(), 2))
     pair.model.train()
     try:
-        for _ in range(2):
-            batch = next(batches, None)
-            if batch is None:
-                break
+        # Once more at the end: where the base's activations are cached, later epochs are faster than the first.
+        for batch in [*batches, batches[-1]]:
             batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
             trainer._units = max(trainer.units(batch), 1.0)
             started = _now(device)
@@ -99,12 +101,13 @@ def _measure(trainer: PairTrainer) -> tuple[int, float | None]:
                 loss = trainer.compute_loss(pair.model, batch)
             if loss.requires_grad:
                 loss.backward()
-            kept, seconds = saved.bytes, _now(device) - started
+            kept = saved.bytes
+            seconds.append(_now(device) - started)
             del loss
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        kept, seconds = 0, None
+        kept, seconds = 0, [None, None]
     finally:
         trainer.sums.parts = {}
         pair.begin_step()
@@ -114,7 +117,7 @@ def _measure(trainer: PairTrainer) -> tuple[int, float | None]:
             module.training = mode
         random.restore(device)
         release()
-    return kept, seconds
+    return kept, seconds[-2], seconds[-1]
 
 
 def speed_bound(pair: Pair) -> float:

@@ -11,7 +11,7 @@ from transformers import set_seed
 
 from pairtune import registry
 from pairtune.data.task import Task
-from pairtune.errors import ConfigError, InputError
+from pairtune.errors import ConfigError, InputError, ResumeMismatch
 from pairtune.objectives import misfit, pick
 from pairtune.pair import hub
 from pairtune.pair.base import Base, family_of
@@ -20,7 +20,8 @@ from pairtune.pair.complete import is_complete
 from pairtune.pair.pair import Pair
 from pairtune.training import folders
 from pairtune.training.config import RunConfig
-from pairtune.training.stage import restore_stage, train_stage
+from pairtune.training.resume import differences
+from pairtune.training.stage import identity_of, restore_stage, train_stage
 from pairtune.zoo import path as zoo_path
 
 log = logging.getLogger("pairtune")
@@ -48,10 +49,9 @@ def tune(
     """
     config = as_config(config)
     out = Path(config.out) if config.out is not None else None
-    if resume and out is not None and is_complete(out) and not restart:
-        log.info("%s is finished already", out)
-        return Pair.load(out)
     stages = config.steps()
+    if resume and out is not None and is_complete(out) and not restart:
+        return _finished(out, stages[-1], load_task(config), allow_drift)
     with folders.work_folder(out, len(stages), continuing=bool(resume), restart=restart) as work:
         task = load_task(config)
         objectives = check(config, stages, task)
@@ -78,6 +78,18 @@ def tune(
         pair.card = card_of(pair, config, task, record)
         if out is not None:
             _save(pair, out, config)
+    return pair
+
+
+def _finished(out: Path, stage: RunConfig, task: Task, allow_drift: bool) -> Pair:
+    """The pair that a run has left already. Raises `ResumeMismatch` where it is not this run's."""
+    pair = Pair.load(out, device=stage.device)
+    before = pair.top.record.get("training", {}).get("identity", {})
+    found = differences(before, identity_of(stage, task, pair))
+    if found and not allow_drift:
+        listing = "\n".join(f"  - {line}" for line in found)
+        raise ResumeMismatch(f"{out} is the pair of another run:\n{listing}\n--restart replaces it")
+    log.info("%s is finished already", out)
     return pair
 
 
@@ -130,7 +142,10 @@ def check(config: RunConfig, stages: list[RunConfig], task: Task) -> list[str]:
             objective = pick(kind, family, provides) if objective == "auto" else objective
             if fault := misfit(objective, kind, family, provides):
                 problems.append(f"{where}objective: {fault}")
+            registry.build("objectives", objective, stage.objective.settings)
             chosen.append(objective)
+        except ConfigError as error:
+            problems += [f"{where}objective.{problem}" for problem in error.problems]
         except InputError as error:
             problems.append(f"{where}objective: {error}")
     if problems:

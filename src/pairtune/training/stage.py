@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pairtune")
 # Settings that may differ between a run and its continuation: they do not reach the numbers.
 FREE = ("out", "device", "stages")
-FREE_TRAINING = ("keep", "trackers", "push_to_hub")
+FREE_TRAINING = ("keep", "trackers", "push_to_hub", "cache_gb")
 
 
 def train_stage(
@@ -64,6 +64,10 @@ def train_stage(
     args = arguments(
         training, folder, rows=feeds.rows, lr=lr, seed=config.seed, device=base.device, validate=feeds.validates
     )
+    caches = feeds.caches(folders.cache_folder(folder), base, installed, training) if args.world_size == 1 else {}
+    check = None
+    if feeds.validates:
+        check = Validation(feeds.validation, training.metric, training.patience, caches.get("validation"))
     trainer = PairTrainer(
         pair,
         objective,
@@ -77,10 +81,11 @@ def train_stage(
         lr=lr,
         weight_decay=training.weight_decay,
         autocast=autocast_type(training.precision, base.device),
-        validation=Validation(feeds.validation, training.metric, training.patience) if feeds.validates else None,
+        validation=check,
         keep=training.keep,
         identity=identity_of(config, task, pair),
         where=feeds.where,
+        features=caches.get("train"),
     )
     steps = total_steps(training, feeds.rows)
     flight = preflight(trainer, steps)
@@ -181,6 +186,9 @@ def _result(trainer: PairTrainer, lr: float, flight: dict[str, Any]) -> dict[str
         "chosen_step": chosen,
         "lr": lr,
         "metrics": metrics,
+        "metric": trainer.best.metric if trainer.best else "loss",
+        "rising": trainer.best.rising if trainer.best else False,
+        "identity": trainer.identity,
         "preflight": flight,
         "out_of_memory": trainer.pieces.events,
         "drift": trainer.resumed["drift"] if trainer.resumed else [],

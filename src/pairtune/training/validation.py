@@ -34,10 +34,17 @@ class Validation:
         batches: gives the batches anew at every call, in the same order.
         metric: what decides; "auto" takes the objective's rising metric (accuracy) if it has one, else the loss.
         patience: end after this many validations without a better one; None: never.
+        features: as in the loop, for these rows.
     """
 
-    def __init__(self, batches: Callable[[], Any], metric: str = "auto", patience: int | None = None):
-        self.batches, self.metric, self.patience = batches, metric, patience
+    def __init__(
+        self,
+        batches: Callable[[], Any],
+        metric: str = "auto",
+        patience: int | None = None,
+        features: Callable[[dict[str, Any]], dict[str, Tensor]] | None = None,
+    ):
+        self.batches, self.metric, self.patience, self.features = batches, metric, patience, features
 
     def run(self, pair: Pair, objective: Objective, args: Any, autocast: torch.dtype | None = None) -> dict[str, float]:
         """Mean loss a unit and mean parts a unit over the whole split, without dropout."""
@@ -50,6 +57,8 @@ class Validation:
             for batch in batches[args.process_index :: args.world_size] if shared else batches:
                 batch = {k: v.to(args.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
                 pair.begin_step()
+                if self.features is not None:
+                    batch["features"] = self.features(batch)
                 with context:
                     out = Outputs.of(pair.model(**pair.inputs(batch)))
                 loss = objective.loss(pair, batch, out)

@@ -1,0 +1,110 @@
+"""make a delta: tune a base on data"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pairtune.cli import dotted, frame
+from pairtune.errors import InputError
+
+
+def tune(
+    ctx: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="A run file (YAML); flags are laid over it.")] = None,
+    base: Annotated[str | None, typer.Option(help="Hub id, local folder or zoo:<name>.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder, file, hub data set, task YAML or demo:<name>.")] = None,
+    tuner: Annotated[str | None, typer.Option(help="Where the delta lives; by default lora.")] = None,
+    objective: Annotated[str | None, typer.Option(help="What pulls it; by default chosen by the task.")] = None,
+    constraint: Annotated[list[str] | None, typer.Option(help="What holds it back; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the pair; its checkpoints go to <out>.run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of initial values, data order and dropout.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the accelerator.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in <out>.run.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start again, replacing what is there.")] = False,
+    allow_drift: Annotated[bool, typer.Option("--allow-drift", help="Resume although the run was changed.")] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Try learning rates; the best on validation is kept.")] = False,
+    rates: Annotated[str | None, typer.Option(help="The rates of --sweep, as 1e-4,3e-4; by default five.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Tune a base and save the pair of base and delta.
+
+    Settings of methods and of the training are dotted flags: --tuner.r 8 --constraint.l2sp.weight 0.1
+    --training.lr 1e-3 (`pairtune methods` lists them). Before it starts: memory by part, time, trainable share, the
+    bound on speed-up. Ctrl-C keeps what there is (exit code 130, SIGTERM 143); --resume continues.
+    """
+    if resume and restart:
+        raise InputError("--resume and --restart exclude one another")
+    flags = _flags(ctx.args, file, tuner, objective, constraint)
+    plain = {"base": base, "data": data, "seed": seed, "device": device, "out": None if out is None else str(out)}
+    values = {**flags, **{key: value for key, value in plain.items() if value is not None}}
+    from pairtune.training.config import RunConfig
+
+    config = RunConfig.read(file, values) if file is not None else RunConfig.of(values, "the command line")
+    if config.out is None:
+        name = Path(str(config.data)).stem if isinstance(config.data, str) else "task"
+        config = config.model_copy(update={"out": f"{name.replace(':', '-')}-{config.tuner.name.replace(':', '-')}"})
+    if sweep or rates:
+        from pairtune.training.sweep import sweep as run_sweep
+
+        pair, result = run_sweep(config, _rates(rates))
+        report = {"out": config.out, "sweep": result.to_dict()}
+    else:
+        from pairtune.training.run import tune as run
+
+        pair = run(config, resume=resume, restart=restart, allow_drift=allow_drift)
+        report = {"out": config.out}
+    record = pair.top.record.get("training", {})
+    report |= {key: record.get(key) for key in ("steps", "chosen_step", "lr", "metrics", "preflight", "out_of_memory")}
+    frame.emit(report, json, text=_text(report))
+
+
+def _flags(
+    words: list[str], file: Path | None, tuner: str | None, objective: str | None, constraint: list[str] | None
+) -> dict[str, Any]:
+    """The mapping that the dotted flags and the methods' names make; names are checked here, before anything loads."""
+    # What a run file chooses is not known yet; its settings are checked when it has been read.
+    defaults = {} if file else {"tuner": "lora", "objective": "auto"}
+    chosen: dict[str, Any] = {
+        "tuner": tuner or defaults.get("tuner"),
+        "objective": objective,
+        "constraint": constraint or [],
+    }
+    training = dotted.fields("pairtune.training.config", "Training")
+    values: dict[str, Any] = dotted.read(words, chosen, {"training": training})
+    for section, name in (("tuner", tuner), ("objective", objective)):
+        if name is not None or section in values:
+            inner = values.get(section, {})
+            name = name or defaults.get(section)
+            values[section] = {**({"name": name} if name else {}), **inner}
+    if constraint:
+        values["constraint"] = {**{name: {} for name in constraint}, **values.get("constraint", {})}
+    return values
+
+
+def _rates(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        found = [float(word) for word in text.split(",")]
+    except ValueError:
+        raise InputError(f"--rates: expected numbers like 1e-4,3e-4, found {text!r}") from None
+    if not all(rate > 0 for rate in found):
+        raise InputError(f"--rates: expected numbers above 0, found {text!r}")
+    return found
+
+
+def _text(report: dict[str, Any]) -> str:
+    rows = [
+        ("pair", report["out"]),
+        ("steps", report["steps"]),
+        ("kept", f"the state after step {report['chosen_step']}"),
+    ]
+    rows.append(("learning rate", f"{report['lr']:g}"))
+    for point in report.get("sweep", {}).get("points", []):
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in point["metrics"].items())
+        rows.append((f"  tried {point['lr']:g}", metrics or point["failed"]))
+    rows += [(name, f"{value:.4g}") for name, value in (report["metrics"] or {}).items()]
+    return frame.columns(rows)
