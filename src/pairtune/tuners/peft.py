@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Peft(Tuner):
     """A PEFT method with its settings passed through."""
 
-    provides = frozenset({"tokens", "labels"})
+    provides = frozenset({"tokens", "labels", "scale", "merge", "identity_at_start"})  # each method some of it
     default_lr = 2e-4
 
     class Settings(method.Settings):

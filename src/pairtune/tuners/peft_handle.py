@@ -97,7 +97,9 @@ class InstalledPeft(Installed):
         self.on()
         self._rescale(alpha)
         for module, parameters in self.trained.items():
-            original = dict(module.original_module.named_parameters())
+            below = self._below.get(module)
+            lower = module.modules_to_save[below[0]] if below else module.original_module
+            original = dict(lower.named_parameters())
             with torch.no_grad():
                 mixed = {
                     name: original[name].lerp(parameters[name].to(original[name].dtype), alpha) for name in parameters

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from pairtune.errors import DeltaMismatch, InputError
@@ -63,6 +63,7 @@ def install_peft(
     config.base_model_name_or_path = base.source
     if taken:
         keep_initial(model, adapter)
+    _begin_where_the_stack_is(model, adapter, below)
     if config.is_prompt_learning:
         model.register_forward_hook(_without_prompt, with_kwargs=True)
     return InstalledPeft(base, model, adapter, below, _provides(base, config))
@@ -103,7 +104,16 @@ def remove(installed: InstalledPeft) -> None:
     tuner: Any = installed.peft.base_model
     if installed.alone and hasattr(tuner, "unload"):
         tuner.unload()
-        del installed.base.model.peft_config
+        installed.base.model.__dict__.pop("peft_config", None)
+
+
+def _begin_where_the_stack_is(model: nn.Module, adapter: str, below: Mapping[Any, list[str]]) -> None:
+    """Undo what PEFT does to the adapters below: it switches them off, and copies trained heads from the base's."""
+    for wrapper, active in below.items():
+        wrapper._active_adapter, wrapper._disable_adapters = list(active), not active
+        if isinstance(wrapper, ModulesToSaveWrapper) and active and adapter in wrapper.modules_to_save:
+            lower = wrapper.modules_to_save[active[0]].state_dict()
+            wrapper.modules_to_save[adapter].load_state_dict(lower)
 
 
 def _check_stack(base: Base, pair_model: nn.Module) -> None:
