@@ -1,6 +1,7 @@
 """Write the pages under docs/ that the code already knows: run by `make docs`, checked by tests/test_ground.py.
 
-`docs/methods/<room>.md` is made from the methods' own docstrings and settings, read without importing them.
+`docs/methods/<room>.md` is made from the methods' own docstrings and settings, read without importing them;
+`docs/reproductions.md` from the stored results of the reproductions.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pairtune import reading, registry
-from pairtune.cli.methods import default_of, words
+from pairtune.cli.methods import default_of, kind, words
 from pairtune.registry import MethodInfo
 
 HERE = Path(__file__).parent
@@ -23,6 +24,10 @@ def pages() -> Iterator[tuple[Path, str]]:
         known = registry.methods(room)
         if known:
             yield Path("methods") / f"{room}.md", room_page(room, list(known.values()))
+    if any((HERE / "reproductions").glob("*.json")):
+        from pairtune.reproductions import pages as reproductions
+
+        yield Path("reproductions.md"), reproductions.page(HERE)
 
 
 def room_page(room: str, known: list[MethodInfo]) -> str:
@@ -42,10 +47,8 @@ def section(info: MethodInfo) -> list[str]:
     declared = [f"`{name} = {words(value)}`" for name, value in info.traits.items() if not name.startswith("_")]
     if declared:
         lines += [f"Declares {', '.join(declared)}.", ""]
-    rows = [
-        (f"`{one.name}`", f"`{one.type}`", f"`{default_of(one, info)}`", one.range, one.help) for one in info.settings
-    ]
-    lines += table(("setting", "type", "default", "range", "meaning"), rows) if rows else ["It has no settings."]
+    rows = [(f"`{one.name}`", f"`{default_of(one, info)}`", kind(one), one.help) for one in info.settings]
+    lines += table(("setting", "default", "type, range", "meaning"), rows) if rows else ["It has no settings."]
     if info.passthrough:
         lines += ["", "Further settings are passed on and checked by the method itself."]
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -49,9 +50,9 @@ def page(info: MethodInfo) -> str:
     parts = [f"{info.room} / {info.name}", "", info.doc.rstrip(), ""]
     declared = [f"  {name} = {words(value)}" for name, value in info.traits.items() if not name.startswith("_")]
     parts += ["declares:", *declared, ""] if declared else []
-    rows = [(one.name, one.type, default_of(one, info), one.range, one.help) for one in info.settings]
+    rows = [(one.name, default_of(one, info), f"{one.help} ({kind(one)})") for one in info.settings]
     if rows:
-        parts.append(frame.columns(rows, head=("setting", "type", "default", "range", "meaning")))
+        parts.append(frame.columns(rows, head=("setting", "default", "meaning (type, range)")))
     elif not info.passthrough:
         parts.append("It has no settings.")
     if info.passthrough:
@@ -64,6 +65,14 @@ def default_of(setting: SettingInfo, info: MethodInfo) -> str:
     if setting.name in info.preset:
         return info.preset[setting.name]
     return "required" if setting.required else words(setting.default)
+
+
+def kind(setting: SettingInfo) -> str:
+    """The type as people read it, with its range: `int, >= 1`, or `mean | first | last`."""
+    words = re.sub(
+        r"Literal\[([^\]]*)\]", lambda found: " | ".join(re.findall(r"[^\s,'\"]+", found[1])), setting.type
+    ).replace("None", "null")
+    return f"{words}, {setting.range}" if setting.range else words
 
 
 def _room(room: str, known: dict[str, MethodInfo]) -> str:
