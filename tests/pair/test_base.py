@@ -95,3 +95,9 @@ def test_a_pretraining_head_is_left_out_and_a_missing_pooler_is_no_fault(tiny_be
     assert bare.new_names == {"pooler.dense.weight", "pooler.dense.bias"}
     assert {"classifier.weight", "bert.pooler.dense.weight"} <= headed.new_names
     assert bare.fingerprint.weights == headed.fingerprint.weights
+
+
+def test_a_list_in_a_config_file_that_nobody_loads_is_no_fault(tiny_bert, tmp_path):
+    folder = copy(tiny_bert, tmp_path / "listed")
+    (folder / "data_config.json").write_text('[{"name": "corpus", "lines": 3}]')
+    assert Base.load(folder).family == "encoder"

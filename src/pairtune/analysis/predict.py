@@ -81,11 +81,17 @@ def label_log_probs(reader: Reader, split: Split) -> np.ndarray:
     """[N, C] log p(label | text), normalised over the labels: classification by a language model."""
     shared, labels = reader.encoder.ranking()
     ranker = LabelRanker(reader.pair, labels)
-    texts = [reader.encoder.text(row)["input_ids"] + shared for row in split]
+    texts = [ids + shared for ids in _text_ids(reader, split)]
     tail = sum(len(ids) for ids in labels)
     plan, order = batches([len(ids) + tail for ids in texts], TOKENS_A_BATCH)
     scores = torch.cat([ranker.rank([texts[i] for i in rows]) for rows in plan])
     return scores[order].double().log_softmax(-1).cpu().numpy()
+
+
+def _text_ids(reader: Reader, split: Split) -> list[list[int]]:
+    """Each row's text without what follows it."""
+    encoded = reader.encoder.split(split, text_only=True)
+    return [features["input_ids"] for features in encoded.take(range(len(split)))]
 
 
 def token_losses(reader: Reader, split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +108,7 @@ def token_losses(reader: Reader, split: Split) -> tuple[np.ndarray, np.ndarray]:
 def generated(reader: Reader, split: Split, new_tokens: int = NEW_TOKENS) -> list[str]:
     """What the model writes for each row's text, greedily, special tokens left out."""
     pair, tokenizer = reader.pair, reader.pair.tokenizer
-    texts = [reader.encoder.text(row)["input_ids"] for row in split]
+    texts = _text_ids(reader, split)
     collate = Collator(tokenizer, pair.base.family, side="left")
     plan, order = batches([len(ids) for ids in texts], TOKENS_A_BATCH // 4)
     flat: list[str] = []

@@ -25,7 +25,6 @@ def eval(
 ) -> None:
     """Evaluate base and variants over the same items; differences come with their 95 % intervals and the flips."""
     from pairtune.analysis.evaluate import evaluate
-    from pairtune.data.task import Task
     from pairtune.pair.pair import Pair
 
     if len(set(pairs)) < len(pairs):

@@ -53,7 +53,7 @@ def figures(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float, floa
     )
 
 
-def separation(inside, outside, resamples: int = 1000, seed: int = 0) -> Separation:
+def separation(inside, outside, resamples: int = 300, seed: int = 0) -> Separation:
     """All figures with intervals, ID and OOD items resampled apart.
 
     Args:

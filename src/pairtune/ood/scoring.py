@@ -94,7 +94,8 @@ class Scorer:
     def _encode(self, text: str) -> list[int]:
         if self.pair.base.family == "encoder":
             return self._tokens.inputs([[text]], self.max_length)[0]["input_ids"]
-        return self._tokens.started(self._tokens.plain([text])[0])[: self.max_length] or [self._collate.pad_id]
+        ids = [*self._tokens.start, *self._tokens.plain([text])[0]]
+        return ids[: self.max_length] or [self._collate.pad_id]
 
     @torch.inference_mode()
     def _batch(self, rows: list[list[int]]) -> list[dict[str, float]]:
@@ -117,7 +118,7 @@ def texts_of_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> 
 
 
 def separate(
-    pair: Pair, task: Task, names: Sequence[str] = DEFAULT, resamples: int = 1000
+    pair: Pair, task: Task, names: Sequence[str] = DEFAULT, resamples: int = 300
 ) -> dict[str, dict[str, Separation]]:
     """OOD split → detector → how well its score separates the task's test split from that split."""
     scorer = Scorer(pair, names)

@@ -104,8 +104,10 @@ def open_regular(path: Path) -> io.BufferedReader:
     return file
 
 
-def read_json(path: str | Path, limit: int = JSON_LIMIT, *, constants: bool = False) -> dict[str, Any]:
-    """Read a JSON object of at most `limit` bytes.
+def read_json(
+    path: str | Path, limit: int = JSON_LIMIT, *, constants: bool = False, objects: bool = True
+) -> dict[str, Any]:
+    """Read a JSON object of at most `limit` bytes (with `objects=False`, a list or anything else that JSON has).
 
     Raises `FormatError` for a repeated key, bad UTF-8, nesting beyond Python's limit, a top level that is not an
     object, or NaN and infinity. `constants=True` lets those two pass, as some published model configs hold them.
@@ -114,10 +116,10 @@ def read_json(path: str | Path, limit: int = JSON_LIMIT, *, constants: bool = Fa
         data = file.read(limit + 1)
     if len(data) > limit:
         raise FormatError(f"{path}: larger than {limit:,} bytes, the most that is read of such a file")
-    return parse_json(data, str(path), constants=constants)
+    return parse_json(data, str(path), constants=constants, objects=objects)
 
 
-def parse_json(data: bytes, where: str, *, constants: bool = False) -> dict[str, Any]:
+def parse_json(data: bytes, where: str, *, constants: bool = False, objects: bool = True) -> dict[str, Any]:
     """Parse bytes as `read_json` does; `where` begins the error message."""
     strict = {} if constants else {"parse_constant": _refuse_constant, "parse_float": _finite}
     try:
@@ -129,7 +131,7 @@ def parse_json(data: bytes, where: str, *, constants: bool = False) -> dict[str,
         raise FormatError(f"{where}: nested too deeply") from None
     except ValueError as error:
         raise FormatError(f"{where}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
+    if objects and not isinstance(value, dict):
         raise FormatError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value
 

@@ -37,7 +37,7 @@ def refuse_remote_code(folder: str | Path) -> None:
         if name.lower().endswith(_READ_BY_LOADERS):
             path = safe_join(folder, name)
             if name.endswith(".json") and "config" in name and path.is_file():
-                for key, value in _items(read_json(path, constants=True)):
+                for key, value in _items(read_json(path, constants=True, objects=False)):
                     if reason := _reason(folder, key, value):
                         raise FormatError(f"{path}: {reason}")
 
