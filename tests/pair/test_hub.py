@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging as std_logging
 import shutil
 from pathlib import Path
 
@@ -100,6 +101,17 @@ def test_only_the_named_head_may_be_new(bert):
     store(bert, pooler)
     with pytest.raises(FormatError, match="2 missing from the checkpoint: bert.pooler"):
         hub.load_model(AutoModelForSequenceClassification, bert, num_labels=3, allow_new=head.__contains__)
+
+
+def test_a_new_head_is_not_reported_twice(bert, monkeypatch):
+    """transformers would print a table of it; `Base` says it in its one line."""
+    records = []
+    library = std_logging.getLogger("transformers.modeling_utils")
+    monkeypatch.setattr(library, "handle", records.append)
+    AutoModelForSequenceClassification.from_pretrained(bert)
+    assert len(records) == 1, "the control"
+    hub.load_model(AutoModelForSequenceClassification, bert, allow_new=lambda name: "classifier" in name)
+    assert len(records) == 1
 
 
 def test_damaged_files_give_typed_errors(llama):

@@ -47,6 +47,7 @@ class Hub:
             "stack/0/delta.safetensors": weights,
             "chat_template.jinja": b"{{ messages }}",
             "README.md": b"words",
+            "COMPLETE": b"{}",
             "pytorch_model.bin": b"pickle",
             "modeling_evil.py": b"code",
             "training_args.bin": b"pickle",
@@ -160,7 +161,7 @@ def test_fetching_refusing_and_working_from_the_cache(tmp_path, server):
         ("owner/--model", None),
     )
     wanted = {"README.md", "chat_template.jinja", "config.json", "model.safetensors", "stack/0/delta.safetensors"}
-    assert set(pinned["files"]) == wanted | {"tokenizer.json"}
+    assert set(pinned["files"]) == wanted | {"tokenizer.json", "COMPLETE"}
     assert json.loads(pinned["card"])["commit"] == COMMITS["v1"]
     assert json.loads(newest["card"])["commit"] == COMMITS["main"]
     assert not any("bin" in name or name.endswith(".py") or "consolidated" in name for name in server.asked)

@@ -176,7 +176,7 @@ def test_a_claim_that_a_sweep_took_first_is_made_again(tmp_path):
     sweeper = threading.Thread(target=sweep)
     sweeper.start()
     try:
-        for _ in range(300):
+        for _ in range(100):
             descriptor = claim(path, folder=True)
             assert path.is_dir()
             os.close(descriptor)

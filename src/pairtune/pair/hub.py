@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairtune.errors import FormatError, InputError, PairtuneError
+from pairtune.pair.complete import MARKER
 from pairtune.pair.disk import writing
 from pairtune.pair.files import checkpoint_files, open_safetensors
 from pairtune.pair.inspect_folder import refuse_remote_code
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # What may be fetched: weights without code, configuration, vocabularies, chat templates. No pickle and no Python.
-FETCHED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.md"]
+FETCHED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.md", MARKER]
 _NOT_FETCHED = ["consolidated*", "original/*", "onnx/*", "openvino/*"]  # second copies of the weights
 _SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
