@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pairtune import registry
+from pairtune.constraints import Constraint
 from pairtune.constraints import kl as kl_file
 from pairtune.constraints.freeze import Freeze
 from pairtune.constraints.kl import KL
@@ -173,3 +175,34 @@ def test_reinit_refuses_a_tuner_that_does_not_own_the_blocks(tiny_bert):
         Reinit(blocks=1).prepare(pair)
     with pytest.raises(ConfigError, match="4 asked for"):
         Reinit(blocks=4).prepare(dense_pair(tiny_bert))
+
+
+CHEAPEST = {"freeze": {"embeddings": True}}
+
+
+@pytest.mark.parametrize("name", sorted(registry.methods("constraints")))
+def test_contract_every_constraint_prepares_keeps_the_base_and_gives_what_it_says(tiny_llama, name):
+    """Contract of the protocol, for every registered constraint with its defaults on a dense delta."""
+    constraint = registry.build("constraints", name, CHEAPEST.get(name, {}))
+    assert isinstance(constraint, Constraint)
+    pair = dense_pair(tiny_llama, noise=0.05)
+    checksum = pair.base.checksum()
+    constraint.prepare(pair)
+    for side in constraint.needs & {"base_outputs", "reference_outputs"}:
+        getattr(pair, side)(LM)
+    out = pair.forward(LM)
+    penalty = constraint.penalty(pair, LM, out)
+    loss = out.logits.float().square().mean()
+    if penalty is not None:
+        assert penalty.ndim == 0
+        assert penalty.item() >= 0
+        loss = loss + penalty
+    loss.backward()
+    constraint.on_gradients(pair)
+    constraint.after_step(pair)
+    groups = constraint.parameter_groups(pair) or []
+    names = [name for group in groups for name in group["names"]]
+    assert len(names) == len(set(names))
+    assert set(names) <= dict(pair.trainable()).keys()
+    assert all(p.grad is None or p.grad.isfinite().all() for _, p in pair.trainable())
+    pair.verify_base(checksum)

@@ -44,7 +44,7 @@ class KL(Constraint):
         if pair.base.new_names:
             raise MissingView("kl: the base has no trained head to stay near to; use l2sp, or tune a language model")
         config = pair.base.model.config
-        one_of_many = config.num_labels > 1 and config.problem_type != "multi_label_classification"
+        one_of_many = (config.num_labels or 0) > 1 and config.problem_type != "multi_label_classification"
         if "tokens" not in pair.views and not one_of_many:
             raise ConfigError(
                 ["kl: needs probabilities of tokens, or of classes that exclude one another"], "constraints"

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+
+from pairtune.errors import ConfigError
+from pairtune.registry import suggest
 
 if TYPE_CHECKING:
     from pairtune.training.config import Training
@@ -57,7 +61,21 @@ def arguments(
         "dataloader_pin_memory": False,
         "logging_nan_inf_filter": False,  # the stock log shows NaN as the mean of what went before
     }
+    _check_trackers(training.trackers)
     return TrainingArguments(**settings)
+
+
+def _check_trackers(names: list[str]) -> None:
+    """Raise `ConfigError` for a tracker that transformers does not know or whose package is not installed."""
+    present = get_available_reporting_integrations()
+    problems = [
+        f"training.trackers: {name!r} is not one of transformers' trackers, or its package is not installed"
+        f"{suggest(name, present)} (installed: {', '.join(present) or 'none'})"
+        for name in names
+        if name not in present
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:

@@ -75,7 +75,8 @@ def save_last_good(trainer: PairTrainer) -> Path | None:
     folder = trainer.run_folder / f"checkpoint-{trainer.state.global_step}"
     if trainer.state.global_step == 0 or is_complete(folder):
         return folder if trainer.state.global_step else None
-    trainer.model.zero_grad(set_to_none=True)
+    for _, parameter in trainer.pair.trainable():
+        parameter.grad = None
     start = trainer.step_start
     trainer._tr_loss, trainer.sums = start.loss, start.sums
     return save(trainer, start.random)
@@ -120,7 +121,8 @@ def load_optimizer(trainer: PairTrainer, folder: Path) -> None:
                 raw.state[parameter] = {
                     k: v.to(parameter.device) if v.ndim or group["fused"] else v for k, v in own.items()
                 }
-    trainer.lr_scheduler.load_state_dict(loop["scheduler"])
+    schedule: Any = trainer.lr_scheduler
+    schedule.load_state_dict(loop["scheduler"])
 
 
 def load_random_state(trainer: PairTrainer, folder: Path) -> None:
@@ -151,9 +153,10 @@ def restore_sums(trainer: PairTrainer) -> None:
 
 
 def _loop_state(trainer: PairTrainer, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    schedule: Any = trainer.lr_scheduler
     return {
         "groups": groups,
-        "scheduler": trainer.lr_scheduler.state_dict(),
+        "scheduler": schedule.state_dict(),
         "tr_loss": trainer._tr_loss.item(),
         "total_loss": trainer._total_loss_scalar,
         "last_logged": trainer._globalstep_last_logged,

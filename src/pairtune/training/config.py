@@ -94,7 +94,7 @@ class RunConfig(Settings):
     tuner: Choice = Field(Choice(name="lora"), description="where the delta lives")
     objective: Choice = Field(Choice(name="auto"), description="what pulls it; auto: by the task's kind")
     constraint: dict[str, dict[str, Any]] = Field({}, description="what holds it back: settings by name")
-    training: Training = Field(Training(), description="how the optimisation runs")
+    training: Training = Field(Training.model_validate({}), description="how the optimisation runs")
     stages: list[Stage] = Field([], description="a recipe: stages one after another, each on what the last one left")
     seed: int = Field(0, ge=0, description="seed of initial values, data order and dropout")
     out: str | None = Field(None, description="folder for the finished pair; its checkpoints go to <out>.run")

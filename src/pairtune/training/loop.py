@@ -160,7 +160,8 @@ class PairTrainer(Trainer):
     def _pass(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Forward and backward of one piece; the guard looks at its loss."""
         self._before_pass = RandomState.now(self.args.device)
-        loss = super().training_step(model, batch, self._units)
+        units: Any = self._units
+        loss = super().training_step(model, batch, units)
         if not loss.isfinite():
             self._stop(f"the loss became {loss.item()}", [batch])
         return loss

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pairtune.training.guard import tensors_in
 from pairtune.training.memory import Memory, SavedBytes, memory_of, readable
 from pairtune.training.oom import is_out_of_memory, release
 from pairtune.training.progress import duration
@@ -68,7 +72,9 @@ def preflight(trainer: PairTrainer, steps: int) -> Preflight:
     trained = sum(p.numel() for _, p in pair.trainable() if p.requires_grad)
     own = {id(p): p.numel() for _, p in pair.trainable()}
     everything = sum(({id(p): p.numel() for p in pair.model.parameters()} | own).values())
-    activations, first, again = _measure(trainer)
+    with _reach(pair) as blocks:
+        activations, first, again = _measure(trainer)
+    reached = min(blocks, default=len(pair.base.blocks))
     seconds = None
     if first is not None and again is not None:
         new = min(steps, trainer.order.steps) if trainer.features else steps
@@ -80,8 +86,25 @@ def preflight(trainer: PairTrainer, steps: int) -> Preflight:
         rows=min(trainer.order.step_rows, trainer.order.rows),
         trainable=trained,
         parameters=everything,
-        bound=speed_bound(pair),
+        bound=speed_bound(pair, reached),
     )
+
+
+@contextlib.contextmanager
+def _reach(pair: Pair) -> Iterator[set[int]]:
+    """While inside, collects the numbers of the base's blocks through which gradients will flow."""
+    found: set[int] = set()
+
+    def look(number: int, _module: nn.Module, _args: Any, output: Any) -> None:
+        if any(tensor.requires_grad for tensor in tensors_in(output)):
+            found.add(number)
+
+    handles = [block.register_forward_hook(partial(look, i)) for i, (_, block) in enumerate(pair.base.blocks)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _measure(trainer: PairTrainer) -> tuple[int, float | None, float | None]:
@@ -120,21 +143,22 @@ def _measure(trainer: PairTrainer) -> tuple[int, float | None, float | None]:
     return kept, seconds[-2], seconds[-1]
 
 
-def speed_bound(pair: Pair) -> float:
-    """Full tuning's work a token, 6 N, over this run's: 2 N forward, 2 N (1 − k/L) back through the blocks from the
-    first one that trains (k of L), 2 per trained parameter. LoRA on all blocks: at most 6/4 = 1.5.
+def speed_bound(pair: Pair, first: int) -> float:
+    """Full tuning's work a token, 6 N, over this run's: 2 N forward, 2 N (1 − k/L) back through the blocks that
+    gradients reach (from number k = `first` of L), 2 for each trained parameter among them. LoRA on all blocks: at
+    most 6/4 = 1.5.
 
-    Counts multiplications with weights only; N leaves the embedding table out, which is looked up.
+    N are the base's weights that multiply (not the embedding table, which is looked up). Side networks are left out:
+    this is what no implementation can beat.
     """
-    embedding = pair.base.model.get_input_embeddings().weight
-    tied = pair.base.model.get_output_embeddings()
-    looked_up = 0 if tied is not None and tied.weight is embedding else embedding.numel()
-    count = max(sum(p.numel() for p in pair.base.model.parameters()) - looked_up, 1)
-    blocks = len(pair.base.blocks)
-    first = min(pair.top.installed.first_changed(), blocks)
-    back = 2 * count * (1 - first / blocks) if blocks else 2 * count
-    trained = sum(p.numel() for _, p in pair.trainable() if p.requires_grad and p is not embedding)
-    return 6 * count / (2 * count + back + 2 * min(trained, count))
+    embedding: Any = pair.base.model.get_input_embeddings().weight
+    head = pair.base.model.get_output_embeddings()
+    looked_up = 0 if head is not None and head.weight is embedding else embedding.numel()
+    inside = {id(p): p for p in pair.base.model.parameters()}
+    count = max(sum(p.numel() for p in pair.base.parameters.values()) - looked_up, 1)
+    trained = sum(p.numel() for p in inside.values() if p.requires_grad and not (looked_up and p is embedding))
+    blocks = max(len(pair.base.blocks), 1)
+    return 6 * count / (2 * count + 2 * count * (1 - first / blocks) + 2 * min(trained, count))
 
 
 def _now(device: torch.device) -> float:

@@ -21,7 +21,7 @@ def digest(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     found = {}
     for name, tensor in tensors.items():
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        found[name] = hashlib.sha256(memoryview(flat.view(torch.uint8).numpy())).hexdigest()
+        found[name] = hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
     return found
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from transformers import set_seed
 
 from pairtune import registry
-from pairtune.data.task import Task
+from pairtune.data import Task
+from pairtune.data import check as check_task
 from pairtune.errors import ConfigError, InputError, ResumeMismatch
 from pairtune.objectives import misfit, pick
 from pairtune.pair import hub
@@ -101,8 +102,14 @@ def as_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
 
 
 def load_task(config: RunConfig) -> Task:
-    """The task that `config.data` names."""
-    return Task.load(config.data)
+    """The task that `config.data` names; what is suspicious in it is said in the log."""
+    task = Task.load(config.data)
+    log.info("%s", task.describe())
+    for finding in check_task(task):
+        log.warning("%s", finding)
+    if "train" not in task.splits:
+        raise InputError(f"{task.name}: there is no train split (splits: {', '.join(task.splits)})")
+    return task
 
 
 def load_base(config: RunConfig, task: Task) -> Base:
