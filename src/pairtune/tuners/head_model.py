@@ -34,10 +34,12 @@ class HeadModel(nn.Module):
         self._blocks = [block for _, block in base.blocks]
 
     def train(self, mode: bool = True) -> HeadModel:
-        """The encoder stays in evaluation mode: its output does not change from epoch to epoch."""
+        """What holds no trainable parameter stays in evaluation mode: its output is the same in every epoch."""
         super().train(mode)
-        for block in self._blocks:
-            block.eval()
+        for module in self.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
         return self
 
     def forward(self, features: dict[str, Tensor] | None = None, **inputs: Any) -> Any:

@@ -32,7 +32,8 @@ class AdaptingHeads(nn.Module):
     """K heads A_k: LayerNorm_k of the block's vector, joined with z, then Linear - GELU - Dropout - Linear.
 
     The first linear layer's columns for the block and for z are kept apart (`from_base`, `from_small`), which is the
-    same map as one layer on the joined vector, and all heads are computed together.
+    same map as one layer on the joined vector, and all heads are computed together. Norms and biases of all heads are
+    one vector each, so that an optimizer knows them for what they are and does not decay them.
 
     Args:
         heads: K. base_width: d_P, 0 without the base. small_width: d_Q, 0 without the small model.
@@ -51,26 +52,27 @@ class AdaptingHeads(nn.Module):
         if depth == 1:
             nn.init.normal_(whole, std=0.02)
         if base_width:
-            self.norm_weight = nn.Parameter(torch.ones(heads, base_width))
-            self.norm_bias = nn.Parameter(torch.zeros(heads, base_width))
+            self.norm_weight = nn.Parameter(torch.ones(heads * base_width))
+            self.norm_bias = nn.Parameter(torch.zeros(heads * base_width))
             self.from_base = nn.Parameter(whole[:, :, :base_width].clone())
         if small_width:
             self.from_small = nn.Parameter(whole[:, :, base_width:].clone())
-        self.bias = nn.Parameter(torch.zeros(heads, inner))
+        self.bias = nn.Parameter(torch.zeros(heads * inner))
         if depth == 2:
             nn.init.uniform_(self.bias, -bound, bound)
             self.out_weight = nn.Parameter(torch.empty(heads, outputs, hidden).normal_(std=0.02))
-            self.out_bias = nn.Parameter(torch.zeros(heads, outputs))
+            self.out_bias = nn.Parameter(torch.zeros(heads * outputs))
         self.depth, self.heads = depth, heads
         self.dropout = nn.Dropout(dropout)
         self.shares: list[Tensor] = []
 
     def forward(self, pooled: Tensor | None, z: Tensor | None) -> Tensor:
         """pooled: [B, K, d_P] or None; z: [B, d_Q] or None → logits [B, K, C]."""
-        x = self.bias.unsqueeze(0)
+        x = self.bias.view(1, self.heads, -1)
         sizes = []
         if pooled is not None:
-            h = F.layer_norm(pooled, pooled.shape[-1:]) * self.norm_weight + self.norm_bias
+            h = F.layer_norm(pooled, pooled.shape[-1:]) * self.norm_weight.view(self.heads, -1)
+            h = h + self.norm_bias.view(self.heads, -1)
             of_base = torch.einsum("bkd,kmd->bkm", h, self.from_base)
             sizes.append(of_base)
             x = x + of_base
@@ -83,7 +85,9 @@ class AdaptingHeads(nn.Module):
             self.shares = [*self.shares[-99:], small / (base + small)]
         if self.depth == 1:
             return x
-        return torch.einsum("bkm,kcm->bkc", self.dropout(F.gelu(x)), self.out_weight) + self.out_bias
+        return torch.einsum("bkm,kcm->bkc", self.dropout(F.gelu(x)), self.out_weight) + self.out_bias.view(
+            self.heads, -1
+        )
 
 
 class LeviModel(nn.Module):
