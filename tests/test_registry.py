@@ -106,7 +106,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_file_counts_by_its_class_and_is_not_imported(house: Path):
-    assert list(registry.methods("tuners")) == ["peft", "wide-one", "works"]
+    assert list(registry.methods("tuners")) == ["peft", "wide-one", "works"] == list(registry.names("tuners"))
     info = registry.find("tuners", "wide-one")
     assert info.summary == "Widens things."
     assert info.paper == "A paper about widening, arXiv 2401.01234"
@@ -203,6 +203,7 @@ def test_what_is_read_is_what_pydantic_has():
 
 def test_every_method_says_what_it_is():
     for room in registry.rooms():
+        assert list(registry.methods(room)) == list(registry.names(room))
         for info in registry.methods(room).values():
             assert 10 <= len(info.summary) <= 120, f"{room}/{info.name}: the docstring's first line is its summary"
 

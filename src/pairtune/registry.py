@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -75,20 +76,23 @@ def rooms() -> list[str]:
     return [room for room in PROTOCOLS if (reading.PACKAGE / room).is_dir()]
 
 
-@cache
-def methods(room: str) -> dict[str, MethodInfo]:
-    """Every method of a room by its typed name, in alphabetical order.
+def names(room: str) -> dict[str, Path]:
+    """The typed names of a room's methods and their files, by a look at each text's class lines; parses nothing.
 
     Raises `InputError` for an unknown room.
     """
     if room not in rooms():
         raise InputError(f"there is no room {room!r}{suggest(room, rooms())} (rooms: {', '.join(rooms())})")
-    found = {}
-    for path in sorted((reading.PACKAGE / room).glob("[!_]*.py")):
-        info = describe(room, path)
-        if info is not None:
-            found[info.name] = info
-    return found
+    line = re.compile(rf"^class \w+\([^)]*\b{PROTOCOLS[room]}\b", re.MULTILINE)
+    files = sorted((reading.PACKAGE / room).glob("[!_]*.py"))
+    return {path.stem.replace("_", "-"): path for path in files if line.search(path.read_text(encoding="utf-8"))}
+
+
+@cache
+def methods(room: str) -> dict[str, MethodInfo]:
+    """Every method of a room by its typed name, in alphabetical order. Raises `InputError` for an unknown room."""
+    described = ((name, describe(room, path)) for name, path in names(room).items())
+    return {name: info for name, info in described if info is not None}
 
 
 def describe(room: str, path: Path) -> MethodInfo | None:
@@ -114,22 +118,19 @@ def describe(room: str, path: Path) -> MethodInfo | None:
 
 def find(room: str, name: str) -> MethodInfo:
     """The method of that name. Raises `InputError` that names the nearest methods."""
-    path = reading.PACKAGE / room / f"{name.replace('-', '_')}.py"
-    if room in rooms() and name == path.stem.replace("_", "-") and not name.startswith("-") and path.is_file():
-        info = describe(room, path)  # one file read, whatever the room holds
-        if info is not None:
-            return info
-    known = methods(room)
+    known = names(room)
     stem, colon, kind = name.partition(":")
-    base = known.get(stem)
-    if colon and base and any(setting.name == "type" for setting in base.settings):
+    base = describe(room, known[stem]) if stem in known else None
+    if base and not colon:
+        return base
+    if base and any(setting.name == "type" for setting in base.settings):
         if stem == "peft" and kind not in peft_types():
             raise InputError(
                 f"PEFT has no method {kind!r}"
                 + (suggest(kind, peft_types()) or f" (this installation has {', '.join(peft_types())})")
             )
         return replace(base, name=name, passthrough=True, preset={"type": kind})
-    elsewhere = [other for other in rooms() if other != room and name in methods(other)]
+    elsewhere = [other for other in rooms() if other != room and name in names(other)]
     hint = (
         f"; {name!r} is one of the {elsewhere[0]}"
         if elsewhere

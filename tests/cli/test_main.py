@@ -53,7 +53,7 @@ def call(*words: str) -> tuple[int, str, str, str]:
         ("tune --base b --data d --tuner levi --tuner.hiden 1", 2, "levi has no such setting; did you mean hidden?"),
         ("tune --base b --data d --training.epoch 1", 2, "did you mean epochs?"),
         ("tune --base b --data d --constraint.l2spp.weight 1", 2, "did you mean l2sp?"),
-        ("tune --bsae b", 2, "there is no flag --bsae; did you mean --base?"),
+        ("tune --bsae b", 2, "there is no flag --bsae; did you mean --base"),
     ],
 )
 def test_answers_without_heavy_imports(words: str, code: int, said: str):

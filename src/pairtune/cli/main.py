@@ -84,7 +84,7 @@ def call(verb: str, words: Sequence[str]) -> int | None:
 
 def overview() -> str:
     """What `pairtune --help` prints: the verbs and the methods that there are, read from their files."""
-    known = [(room, ", ".join(registry.methods(room)) or "none yet") for room in registry.rooms()]
+    known = [(room, ", ".join(registry.names(room)) or "none yet") for room in registry.rooms()]
     return "\n".join(
         [
             INTRO,
