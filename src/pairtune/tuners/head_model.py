@@ -36,7 +36,7 @@ class HeadModel(nn.Module):
     def train(self, mode: bool = True) -> HeadModel:
         """What holds no trainable parameter stays in evaluation mode: its output is the same in every epoch."""
         super().train(mode)
-        for module in self.modules():
+        for module in self.modules() if mode else ():  # eval() comes here again, and everything is in that mode then
             parameters = list(module.parameters())
             if parameters and not any(parameter.requires_grad for parameter in parameters):
                 module.eval()
