@@ -25,7 +25,7 @@ soak: $(STAMP)  ## the long versions of the tests: many kills, many mutations, l
 	$(PYTEST) -m soak
 
 reproduce: $(STAMP)  ## the papers' claims at small scale, and whether they hold
-	$(BIN)/pairtune reproduce --all
+	$(BIN)/pairtune reproduce --all --docs docs
 
 bench: $(STAMP)  ## speed against peers; each file ends with one JSON line
 	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python $$file; done
