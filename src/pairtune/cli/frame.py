@@ -133,11 +133,19 @@ class _Redacting(logging.Formatter):
         return redact(super().format(record))
 
 
+class _Stderr(logging.StreamHandler):
+    """Writes to what stderr is when a line is logged, not to what it was at the start."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr  # without the flush of setStream: the old one may be closed
+        super().emit(record)
+
+
 def speak() -> None:
     """Our own log lines go to stderr; other libraries' chatter is turned down before they are imported."""
     logger = logging.getLogger("pairtune")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _Stderr()
         handler.setFormatter(_Redacting("%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

@@ -53,7 +53,9 @@ def load_pair(
     if (folder / "adapter_config.json").exists():
         return _from_adapter(folder, base, allow_partial, dtype, device)
     if base is None:
-        raise InputError(f"{source}: neither {CARD_FILE} nor adapter_config.json is here; a full checkpoint needs --base")
+        raise InputError(
+            f"{source}: neither {CARD_FILE} nor adapter_config.json is here; a full checkpoint needs --base"
+        )
     return from_checkpoints(base, str(source), dtype=dtype, device=device)
 
 
@@ -86,7 +88,7 @@ def _from_card(folder: Path, base: Base | str | None, onto: bool, dtype: str | N
             labels=task.get("labels"),
             dtype=dtype,
             device=device,
-            revision=card.base.revision,
+            revision=card.base.revision if base is None else None,
             quantize=card.base.quantize,  # type: ignore[arg-type]
         )
     _check_base(card, base, onto)
@@ -119,7 +121,11 @@ def _from_adapter(
         raise InputError(f"{folder.name}: adapter_config.json names no base; give it with --base")
     if not isinstance(source, Base):
         source = Base.load(source, dtype=dtype, device=device)
-    log.warning("%s is UNVERIFIED: PEFT records no fingerprint, so that nothing proves it was made on %s", folder.name, source.source)
+    log.warning(
+        "%s is UNVERIFIED: PEFT records no fingerprint, so that nothing proves it was made on %s",
+        folder.name,
+        source.source,
+    )
     tuner = registry.build("tuners", "peft", {"type": str(config.get("peft_type", "lora")).lower()})
     installed = tuner.restore(source, source.model, folder, allow_partial=allow_partial)
     pair = Pair(source)
