@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved repeats, CPU beside wall time, the machine's bound, one JSON line at the end."""
+"""What the benchmarks share: interleaved repeats, CPU beside wall time, the machine's bound, one JSON line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LEVI and head tuning with the activation cache against without it, per epoch after the first; one JSON line at the end.
+"""LEVI and head tuning with the activation cache and without, per epoch after the first; ends with a JSON line.
 
 With the base frozen its pooled activations are the same in every epoch, so that from the second on they are read from a
 file. Time per later epoch: the difference of a run of 1 + E epochs and a run of 1 epoch, divided by E. Goal: 5 times.
@@ -14,19 +14,18 @@ import tempfile
 import time
 from pathlib import Path
 
+import pairtune
 from _harness import Timing, finish, ratio
 
-import pairtune
-
-WORDS = "the order arrived late and broken but support was friendly quick refund great terrible box screen cable".split()
+WORDS = (
+    "the order arrived late and broken but support was friendly quick refund great terrible box screen cable".split()
+)
 
 
 def prepare(folder: Path, rows: int) -> None:
     """Texts of about 60 words with one of two labels."""
     generator = random.Random(0)
-    lines = [
-        json.dumps({"text": " ".join(generator.choices(WORDS, k=60)), "label": "ab"[i % 2]}) for i in range(rows)
-    ]
+    lines = [json.dumps({"text": " ".join(generator.choices(WORDS, k=60)), "label": "ab"[i % 2]}) for i in range(rows)]
     (folder / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (folder / "validation.jsonl").write_text("\n".join(lines[:16]), encoding="utf-8")
 

@@ -1,9 +1,9 @@
 """LoRA training: our loop against a bare PEFT loop on the same rows, model and optimizer; one JSON line at the end.
 
 The bare loop is PEFT's own quick start: forward, loss, backward, clip, AdamW step, on batches that were encoded before.
-Ours is `tune` as it is, with its guards and its order of rows; its set-up is left out by taking the difference of a long
-and a short run. Goal: at most 3 % on top. The first step's loss must agree to 1e-4. The bound is 4 N T / F: forward and
-the backward through the activations of T tokens, no gradient of N frozen parameters, at F FLOP/s.
+Ours is `tune` as it is, with its guards and its order of rows; its set-up is left out by taking the difference of a
+long and a short run. Goal: at most 3 % on top. The first step's loss must agree to 1e-4. The bound is 4 N T / F:
+forward and the backward through the activations of T tokens, no gradient of N frozen parameters, at F FLOP/s.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _harness import Timing, finish, matrix_flops, ratio
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import pairtune
+from _harness import Timing, finish, matrix_flops, ratio
 from pairtune.data.collate import Collator
 from pairtune.data.encode import Encoder
 from pairtune.zoo import path as zoo_path

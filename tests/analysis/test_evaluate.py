@@ -27,7 +27,12 @@ def folder(tmp_path_factory):
 
 
 def tuned(base, folder, tuner, lr, **more):
-    config = {"base": str(base), "data": folder if isinstance(folder, dict) else str(folder), "tuner": tuner, "training": {"lr": lr, "epochs": 12}}
+    config = {
+        "base": str(base),
+        "data": folder if isinstance(folder, dict) else str(folder),
+        "tuner": tuner,
+        "training": {"lr": lr, "epochs": 12},
+    }
     return pairtune.tune(config | more)
 
 

@@ -42,9 +42,8 @@ def test_one_forward_ranks_a_batch(tiny_llama):
 
 
 def test_a_model_that_cannot_take_the_tree_is_ranked_by_rows(tmp_path):
-    from transformers import BloomConfig, BloomForCausalLM
-
     from tests.conftest import make_tokenizer, save
+    from transformers import BloomConfig, BloomForCausalLM
 
     tokenizer = make_tokenizer()
     torch.manual_seed(0)

@@ -11,7 +11,14 @@ from pairtune.pair.base import Base
 from pairtune.pair.installed import SwappedParameters
 from pairtune.pair.pair import Layer, Pair
 
-TEXTS = ["the cat sat on the mat", "a dog", "yes", "", "who is the old man by the river ?", "please open the account now"]
+TEXTS = [
+    "the cat sat on the mat",
+    "a dog",
+    "yes",
+    "",
+    "who is the old man by the river ?",
+    "please open the account now",
+]
 
 
 @pytest.fixture

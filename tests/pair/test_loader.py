@@ -49,7 +49,9 @@ def test_a_saved_pair_loads_bit_for_bit(tiny_llama, finetuned, tmp_path):
     again = Pair.load(tmp_path / "pair")
     assert torch.equal(logits(again.model), logits(pair.model))
     assert "base_model" in (tmp_path / "pair" / "README.md").read_text()
-    assert (tmp_path / "pair" / "delta.safetensors").stat().st_size < (finetuned / "model.safetensors").stat().st_size / 4
+    assert (tmp_path / "pair" / "delta.safetensors").stat().st_size < (
+        finetuned / "model.safetensors"
+    ).stat().st_size / 4
 
 
 def test_another_base_of_the_same_shape_names_the_first_differing_tensor(tiny_llama, finetuned, tmp_path):

@@ -57,8 +57,10 @@ def test_fused_experts_split_and_fuse_exactly(tmp_path):
 def test_blocks_in_the_order_in_which_they_run(tiny_llama, tiny_t5, tiny_bert):
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    found = [[n for n, _ in blocks(c.from_pretrained(p))] for c, p in (
-        (AutoModelForCausalLM, tiny_llama), (AutoModelForSeq2SeqLM, tiny_t5), (AutoModel, tiny_bert))]
+    found = [
+        [n for n, _ in blocks(c.from_pretrained(p))]
+        for c, p in ((AutoModelForCausalLM, tiny_llama), (AutoModelForSeq2SeqLM, tiny_t5), (AutoModel, tiny_bert))
+    ]
     assert found[0] == [f"model.layers.{i}" for i in range(4)]
     assert found[1] == ["encoder.block.0", "encoder.block.1", "decoder.block.0", "decoder.block.1"]
     assert found[2] == [f"encoder.layer.{i}" for i in range(3)]

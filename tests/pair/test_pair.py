@@ -46,7 +46,9 @@ def test_tied_parameters_move_together(pair):
     model = pair.base.model
     assert model.lm_head.weight is model.model.embed_tokens.weight
     with pair.off():
-        assert model.lm_head.weight is model.model.embed_tokens.weight is pair.base.parameters["model.embed_tokens.weight"]
+        assert (
+            model.lm_head.weight is model.model.embed_tokens.weight is pair.base.parameters["model.embed_tokens.weight"]
+        )
 
 
 def test_a_stack_has_a_reference(tiny_llama):

@@ -5,7 +5,7 @@ import pytest
 
 from pairtune.errors import InputError
 from pairtune.reproductions import frame
-from pairtune.reproductions.frame import Part, Reproduction, Results
+from pairtune.reproductions.frame import Part, Reproduction
 
 
 def outcomes(rate, seeds=5, items=400, seed=0):
@@ -25,7 +25,7 @@ def test_the_interval_covers_the_truth_about_nine_times_in_ten():
 def test_pairing_removes_what_both_arms_share():
     hard = np.random.default_rng(0).random(400)
     method, baseline = (np.tile((hard < rate).astype(float), (5, 1)) for rate in (0.75, 0.70))
-    mean, low, high = frame.difference(method, baseline)
+    mean, low, _ = frame.difference(method, baseline)
     assert low > 0
     assert mean == pytest.approx(0.05, abs=0.02)
     _, loose, _ = frame.difference(method, baseline[:, ::-1])

@@ -30,8 +30,8 @@ class Evaluation:
     """What `evaluate` found.
 
     Attributes:
-        metrics: split → model → metric → value. The base is the model "base", or "base + linear probe" where the head is
-            new and the base has none of its own.
+        metrics: split → model → metric → value. The base is the model "base", or "base + linear probe" where the head
+            is new and the base has none of its own.
         differences: split → variant → metric → variant − base over the same items.
         items: split → number of rows that were scored.
         skipped: split → why it was not scored.

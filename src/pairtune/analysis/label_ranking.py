@@ -1,8 +1,8 @@
 """Classify with a language model: rank the labels by log p(label | text), the text being run once.
 
 All labels of one text stand behind it in one row, each seeing the text and itself only (a tree instead of a batch), so
-that a text costs its own length plus the labels' lengths rather than their product. The tree is compared with plain rows
-on the first text; a model whose attention takes no such mask is ranked row by row.
+that a text costs its own length plus the labels' lengths rather than their product. The tree is compared with plain
+rows on the first text; a model whose attention takes no such mask is ranked row by row.
 """
 
 from __future__ import annotations
@@ -69,18 +69,14 @@ class LabelRanker:
         tail = torch.tensor([i for ids in self.labels for i in ids[:-1]], dtype=torch.long)
         padded = pad_sequence([torch.tensor(text) for text in texts], batch_first=True)
         ids = torch.cat([padded, tail.expand(len(texts), -1)], dim=1)
-        positions = torch.cat(
-            [torch.arange(width).expand(len(texts), -1), lengths[:, None] + offsets], dim=1
-        )
+        positions = torch.cat([torch.arange(width).expand(len(texts), -1), lengths[:, None] + offsets], dim=1)
         inputs = {
             "input_ids": ids.to(device),
             "position_ids": positions.to(device),
             "attention_mask": _tree_mask(lengths, width, branches, offsets).to(device, self.pair.base.dtype),
         }
         places, targets, owner = self._targets(lengths, width)
-        found = selected_log_probs(
-            self.pair.model, self.pair.base.model, inputs, places.to(device), targets.to(device)
-        )
+        found = selected_log_probs(self.pair.model, self.pair.base.model, inputs, places.to(device), targets.to(device))
         return torch.zeros(len(texts), len(self.labels), device=device).index_add_(1, owner.to(device), found)
 
     def _targets(self, lengths: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def score(
     pair: Annotated[str, typer.Argument(help="A pair's folder, a PEFT folder, or a fine-tuned checkpoint.")],
-    inputs: Annotated[Path | None, typer.Argument(help="A file of texts (JSONL, CSV, Parquet, text; also .gz).")] = None,
+    inputs: Annotated[
+        Path | None, typer.Argument(help="A file of texts (JSONL, CSV, Parquet, text; also .gz).")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="A task: how well test and OOD splits are told apart.")] = None,
     text: Annotated[str | None, typer.Option(help="The text column of the inputs.")] = None,
     detector: Annotated[list[str] | None, typer.Option(help="Detectors; `pairtune methods ood` lists them.")] = None,

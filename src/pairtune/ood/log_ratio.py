@@ -2,8 +2,8 @@
 
 Paper: "Your Finetuned Large Language Model is Already a Powerful Out-of-distribution Detector", arXiv 2404.08679.
 
-The base is a density of everything else, so the ratio of the two is the best test between them (Neyman-Pearson), and the
-complexity and length of a text, which dominate a plain likelihood, cancel.
+The base is a density of everything else, so the ratio of the two is the best test between them (Neyman-Pearson), and
+the complexity and length of a text, which dominate a plain likelihood, cancel.
 
     S(x) = Σ_t [ log p_base(x_t | x_<t) − log p_variant(x_t | x_<t) ],   t = 2 … L        (sum)
     S(x) / (L − 1)                                                                          (token)

@@ -63,8 +63,8 @@ class Scorer:
         if lacking:
             name, views = next(iter(lacking.items()))
             raise MissingView(
-                f"{name} needs the {' and '.join(sorted(views))} view, which a pair with a {pair.base.family} base does "
-                f"not have; this pair has {', '.join(sorted(pair.views))}"
+                f"{name} needs the {' and '.join(sorted(views))} view, which a pair with a {pair.base.family} base does"
+                f" not have; this pair has {', '.join(sorted(pair.views))}"
             )
         limit = getattr(pair.base.model.config.get_text_config(), "max_position_embeddings", None)
         self.max_length = max_length or limit or 512

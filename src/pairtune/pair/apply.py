@@ -104,8 +104,12 @@ def difference_of(base: Base, finetuned: Checkpoint, allow_missing: bool = False
             same = torch.equal(kept, base.stored(name))
             parts[name] = Rows(first_row=old[0], rows=value[old[0] :], old=None if same else Value(kept))
         else:
-            raise BaseMismatch(f"{finetuned.folder.name}: {name} has the shape {list(new)}, {base.source} has {list(old)}")
-    known = {name.removeprefix(prefix) for name in base.names.on_disk} | {n.removeprefix(prefix) for n in base.names.tied}
+            raise BaseMismatch(
+                f"{finetuned.folder.name}: {name} has the shape {list(new)}, {base.source} has {list(old)}"
+            )
+    known = {name.removeprefix(prefix) for name in base.names.on_disk} | {
+        n.removeprefix(prefix) for n in base.names.tied
+    }
     heads = {theirs[bare]: bare for bare in theirs if base.names.memory(theirs[bare]) in base.new_names}
     parts.update({name: Module(finetuned[name]) for name in heads})
     extra = sorted(bare for bare in theirs if bare not in known)

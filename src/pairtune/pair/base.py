@@ -124,9 +124,7 @@ class Base:
     def fingerprint(self) -> Fingerprint:
         """Hash of the stored tensors that this model loads, and of the tokenizer. Reads every stored byte once."""
         loaded = [name for name in self.checkpoint if self.names.memory(name) not in (None, *self.new_names)]
-        return Fingerprint.of(
-            self.checkpoint, loaded, self.model.base_model_prefix, tokenizer_digest(self.tokenizer)
-        )
+        return Fingerprint.of(self.checkpoint, loaded, self.model.base_model_prefix, tokenizer_digest(self.tokenizer))
 
     def __post_init__(self):
         # The Parameter objects as loaded: whoever tunes exchanges them, nobody writes to them.

@@ -103,7 +103,9 @@ class Fingerprint:
     def from_json(cls, data: dict) -> Fingerprint:
         """The inverse of `to_json`; raises `FormatError` when its parts disagree with its digest."""
         try:
-            tensors = {n: TensorPrint(tuple(shape), dtype, digest) for n, (shape, dtype, digest) in data["tensors"].items()}
+            tensors = {
+                n: TensorPrint(tuple(shape), dtype, digest) for n, (shape, dtype, digest) in data["tensors"].items()
+            }
             weights, tokenizer = data["weights"], data["tokenizer"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"the card's fingerprint is damaged ({type(error).__name__}: {error})") from None

@@ -1,4 +1,4 @@
-"""Give a pair away: as an ordinary merged checkpoint or as a PEFT adapter, with its outputs checked before it is kept."""
+"""Give a pair away: as a merged checkpoint or as a PEFT adapter, with its outputs checked before it is kept."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def export_merged(pair: Pair, folder: str | Path) -> dict[str, Any]:
     The base's stored type is kept; each tensor is computed in float32 and rounded once. The folder appears only when
     the reloaded model's logits on a few prompts agree. Returns the check's figures.
 
-    Raises `MissingView` where a delta cannot be merged (side networks, most adapters other than LoRA), `InputError` for a
-    stack whose lower deltas are not plain weights, `PairtuneError` when the outputs disagree.
+    Raises `MissingView` where a delta cannot be merged (side networks, most adapters other than LoRA), `InputError` for
+    a base in four bits, `PairtuneError` when the outputs disagree.
     """
     for layer in pair.layers:
         if "merge" not in layer.installed.provides:
@@ -66,9 +66,11 @@ def export_merged(pair: Pair, folder: str | Path) -> dict[str, Any]:
 
 
 def export_adapter(pair: Pair, folder: str | Path) -> dict[str, Any]:
-    """Write the top delta as a PEFT folder that PEFT itself loads. Raises `MissingView` for a delta that is not PEFT's."""
+    """Write the top delta as a folder that PEFT itself loads. Raises `MissingView` for a delta that is not PEFT's."""
     if len(pair.layers) != 1:
-        raise InputError(f"a PEFT folder holds one delta on a plain base, this pair has {len(pair.layers)}; export merged")
+        raise InputError(
+            f"a PEFT folder holds one delta on a plain base, this pair has {len(pair.layers)}; export merged"
+        )
     installed = pair.top.installed
     if "peft" not in installed.provides:
         raise MissingView("this delta is not a PEFT adapter; export it merged, or tune with lora or peft:<type>")

@@ -40,8 +40,8 @@ class Layer:
 class Pair:
     """A base and an ordered stack of deltas, the variant being the base with all of them.
 
-    The stack's bottom comes first. `off()` is the base alone, `reference()` the stack without its top delta (as it stood
-    when the current stage began), `at(alpha)` the point base + alpha · delta.
+    The stack's bottom comes first. `off()` is the base alone, `reference()` the stack without its top delta (as it
+    stood when the current stage began), `at(alpha)` the point base + alpha · delta.
     """
 
     def __init__(self, base: Base, layers: list[Layer] | None = None, tokenizer=None, card: Card | None = None):
@@ -150,7 +150,9 @@ class Pair:
         """
         for layer in self.layers:
             if "scale" not in layer.installed.provides:
-                raise MissingView(f"at({alpha}): a {layer.record.get('tuner', 'module')} delta has no fractions of itself")
+                raise MissingView(
+                    f"at({alpha}): a {layer.record.get('tuner', 'module')} delta has no fractions of itself"
+                )
         with self._state(len(self.layers), alpha):
             yield self
 
@@ -220,7 +222,9 @@ class Pair:
         Raises `MissingView` where the base has no head of its own to compare with.
         """
         if self.base.new_names:
-            raise MissingView("the base has no trained head, so that it has no labels; fit a probe, or compare activations")
+            raise MissingView(
+                "the base has no trained head, so that it has no labels; fit a probe, or compare activations"
+            )
         return self._frozen_outputs(batch, 0)
 
     def reference_outputs(self, batch: dict[str, Any]) -> Outputs:
@@ -252,7 +256,9 @@ class Pair:
     def verify_base(self, before: str) -> None:
         """Raise unless the base's checksum is still `before` (taken with `base.checksum()`)."""
         if self.base.checksum() != before:
-            raise PairtuneError(f"{self.base.source}: the base's weights have changed in memory; the delta is not its own")
+            raise PairtuneError(
+                f"{self.base.source}: the base's weights have changed in memory; the delta is not its own"
+            )
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """How a paper's claim counts: paired differences, a bootstrap over items and seeds, and a rule written before the run.
 
 A reproduction is one file of this folder. It names its paper's slug, the claim in one sentence, the parts of the claim
-and the rule of each, and a function that fills a `Results`: for every arm and seed the per-item outcomes on every split.
-Whatever was computed is kept in the working folder, so that a stopped run continues where it was.
+and the rule of each, and a function that fills a `Results`: for every arm and seed the per-item outcomes on every
+split. Whatever was computed is kept in the working folder, so that a stopped run continues where it was.
 """
 
 from __future__ import annotations
@@ -155,7 +155,10 @@ def report(reproduction: Reproduction, results: Results, seconds: float) -> dict
         by_split = {}
         for split in next(iter(seeds.values())):
             means = [float(np.mean(run[split])) for run in seeds.values()]
-            by_split[split] = {"mean": float(np.mean(means)), "sd": float(np.std(means, ddof=1)) if len(means) > 1 else 0}
+            by_split[split] = {
+                "mean": float(np.mean(means)),
+                "sd": float(np.std(means, ddof=1)) if len(means) > 1 else 0,
+            }
         arms[arm] = by_split
     return {
         "paper": reproduction.paper,
@@ -193,7 +196,9 @@ def execute(reproduction: Reproduction, work: Path, changes: dict[str, Any]) -> 
     """Run what is still missing and report."""
     unknown = sorted(changes.keys() - reproduction.settings.keys())
     if unknown:
-        raise InputError(f"{reproduction.slug} has no setting {unknown[0]!r}{suggest(unknown[0], reproduction.settings)}")
+        raise InputError(
+            f"{reproduction.slug} has no setting {unknown[0]!r}{suggest(unknown[0], reproduction.settings)}"
+        )
     settings = reproduction.settings | changes
     results = Results.open(work, settings)
     start = time.monotonic()

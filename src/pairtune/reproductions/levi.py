@@ -116,7 +116,12 @@ def _tuned(results: Results, task: Task, arm: str, tuner: Any, rate: float, seed
     """Tune one arm. Runs share the cached activations of the frozen base, which depend on no seed."""
     out = results.folder / "arms.sweep" / f"{list(ARMS).index(arm)}-{rate:g}-{seed}"
     budget = "frozen_epochs" if ARMS[arm][1] is FROZEN_RATES else "tuned_epochs"
-    config: dict[str, Any] = {"base": settings["base"], "data": str(results.folder / "reviews"), "seed": seed, "out": str(out)}
+    config: dict[str, Any] = {
+        "base": settings["base"],
+        "data": str(results.folder / "reviews"),
+        "seed": seed,
+        "out": str(out),
+    }
     config["training"] = {
         "lr": rate,
         "epochs": settings[budget],
@@ -167,8 +172,8 @@ def _means(outcome: dict[str, list[float]]) -> str:
 REPRODUCTION = Reproduction(
     slug="levi",
     paper="LEVI: Generalizable Fine-tuning via Layer-wise Ensemble of Different Views (arXiv 2402.04644)",
-    claim="On a domain shift, LEVI is more accurate out of distribution than either of its views, than tuning the base, "
-    "and than its own ablations.",
+    claim="On a domain shift, LEVI is more accurate out of distribution than either of its views, than tuning the "
+    "base, and than its own ablations.",
     module="tuners/levi",
     verb="tune --tuner levi",
     parts=tuple(
