@@ -100,6 +100,7 @@ def test_off_is_the_base_alone_bit_for_bit_and_its_parameters_are_untouched(case
 def test_a_step_changes_the_variant_and_only_what_it_said_would_train(case):
     tuner, _, folder = case
     base, installed, pair = install(tuner, folder)
+    assert not any(module.training for module in installed.model.modules())
     before = views(pair)
     trainable = {name: p.detach().clone() for name, p in installed.trainable()}
     assert trainable and len(trainable) == len(installed.trainable())

@@ -134,4 +134,4 @@ def install_ladder(base: Base, call: nn.Module, reduction: int, dropout: float) 
     narrow = max(base.hidden_size // reduction, 1)
     side = SideNetwork(len(base.blocks), base.hidden_size, narrow, dropout).to(base.device)
     view = "labels" if base.family == "encoder" else "tokens"
-    return InstalledLadder(LadderModel(base, call, side), {view, "identity_at_start"}, head)
+    return InstalledLadder(LadderModel(base, call, side).eval(), {view, "identity_at_start"}, head)

@@ -160,6 +160,7 @@ def install_levi(settings: Levi.Settings, base: Base, call: nn.Module) -> Instal
     weights = (settings.head_weight, settings.ensemble_weight)
     called = adapter.model if adapter else call
     model = LeviModel(base, called, layers, how, heads, small, weights, settings.view == "base", adapter is not None)
+    model.eval()  # as the base is when it is loaded
     cacheable = {"cacheable"} if layers and adapter is None and settings.view == "own" else set()
     key = {"layers": layers, "pool": how, "random_base": settings.random_base}
     return InstalledLevi(model, {"labels", *cacheable}, adapter, random, settings.lora_lr, key)

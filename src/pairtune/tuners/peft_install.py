@@ -66,6 +66,7 @@ def install_peft(
     _begin_where_the_stack_is(model, adapter, below)
     if config.is_prompt_learning:
         model.register_forward_hook(_without_prompt, with_kwargs=True)
+    model.eval()  # as the base is when it is loaded
     return InstalledPeft(base, model, adapter, below, _provides(base, config))
 
 
