@@ -59,25 +59,31 @@ def _rendered(tokenizer: Any, messages: list[dict[str, Any]], position: int) -> 
     if "assistant" not in roles:
         raise RowError(position, "the conversation has no assistant turn, so that there is nothing to learn")
     try:
-        if _MARK.search(tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""):
-            out = tokenizer.apply_chat_template(
-                messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-            )
-            return list(out["input_ids"]), [int(said) for said in out["assistant_masks"]]
         whole, spans = _spans(tokenizer, messages, position)
     except RowError:
         raise
     except Exception as error:  # a template is a program; whatever it raises is about this row
         raise RowError(position, f"the chat template refuses this conversation: {error}") from None
     out = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    # A token is the assistant's when it lies within what the assistant says; transformers' own mask runs to the end of
+    # the conversation where a turn ends in white space that has no token.
     mask = [
-        int(any(a <= left and right <= b for a, b in spans) and right > left) for left, right in out["offset_mapping"]
+        int(left < right and any(a <= left and right <= b for a, b in spans)) for left, right in out["offset_mapping"]
     ]
     return list(out["input_ids"]), mask
 
 
 def _spans(tokenizer: Any, messages: list[dict[str, Any]], position: int) -> tuple[str, list[tuple[int, int]]]:
     """The whole conversation as text, and where in it each assistant turn stands."""
+    template = tokenizer.get_chat_template()
+    if _MARK.search(template):
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        known = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        (whole,), (marked,) = render_jinja_template(
+            [known], chat_template=template, return_assistant_tokens_mask=True, **tokenizer.special_tokens_map
+        )
+        return whole, [(int(start), int(end)) for start, end in marked]
     whole = tokenizer.apply_chat_template(messages, tokenize=False)
     spans = []
     for i, message in enumerate(messages):

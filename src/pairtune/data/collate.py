@@ -32,7 +32,7 @@ class Collator:
         index [B] int64: the row numbers, where the features have them.
 
     Packed features (`packing.py`) bring `position_ids` of their own; their batch has no attention mask, since the
-    positions tell the documents apart.
+    positions tell the documents apart, and must be run with `use_cache=False`.
 
     Args:
         side: where the padding stands; an encoder-decoder's labels are always padded on the right.

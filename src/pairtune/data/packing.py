@@ -3,8 +3,9 @@
 Documents are told apart by their positions alone: each starts again at 0, and the batch has no attention mask.
 transformers then finds the documents in the positions and masks attention between them (`masking_utils.
 find_packed_sequence_indices`), for every attention implementation and for sliding windows, which a ready-made
-four-dimensional mask would switch off. Not every architecture passes its positions on, so that `prove_apart` compares
-packed with single documents on the model itself.
+four-dimensional mask would switch off. It does so only where there is no key-value cache: a packed batch must be run
+with `use_cache=False`, in training too, else each document sees those before it. Not every architecture passes its
+positions on, so that `prove_apart` compares packed with single documents on the model itself.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def join(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prove_apart(model: nn.Module) -> float:
-    """Largest difference of any logit between two documents packed and alone, on this model.
+    """Largest difference of any logit between two documents packed and alone, on this model without a cache.
 
     Raises `InputError` where it shows that this architecture lets packed documents see each other.
     """
@@ -99,9 +100,11 @@ def prove_apart(model: nn.Module) -> float:
     model.eval()
     try:
         with torch.no_grad():
-            alone = [model(input_ids=ids[None]).logits for ids in (first, second)]
+            alone = [model(input_ids=ids[None], use_cache=False).logits for ids in (first, second)]
             positions = torch.cat([torch.arange(len(ids), device=device) for ids in (first, second)])
-            together = model(input_ids=torch.cat([first, second])[None], position_ids=positions[None]).logits
+            together = model(
+                input_ids=torch.cat([first, second])[None], position_ids=positions[None], use_cache=False
+            ).logits
     except TypeError:
         raise InputError(f"{type(model).__name__} takes no positions, so that its rows cannot be packed") from None
     finally:
