@@ -13,7 +13,7 @@ from pairtune.errors import InputError
 
 def tune(
     ctx: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="A run file (YAML); flags are laid over it.")] = None,
+    file: Annotated[str | None, typer.Argument(help="A run file (YAML) or a recipe's name; flags lie over it.")] = None,
     base: Annotated[str | None, typer.Option(help="Hub id, local folder or zoo:<name>.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder, file, hub data set, task YAML or demo:<name>.")] = None,
     tuner: Annotated[str | None, typer.Option(help="Where the delta lives; by default lora.")] = None,
@@ -42,10 +42,11 @@ def tune(
     values = {**flags, **{key: value for key, value in plain.items() if value is not None}}
     from pairtune.training.config import RunConfig
 
-    config = RunConfig.read(file, values) if file is not None else RunConfig.of(values, "the command line")
+    config = RunConfig.read(_run_file(file), values) if file else RunConfig.of(values, "the command line")
     if config.out is None:
         name = Path(str(config.data)).stem if isinstance(config.data, str) else "task"
-        config = config.model_copy(update={"out": f"{name.replace(':', '-')}-{config.tuner.name.replace(':', '-')}"})
+        tuners = "-".join(step.tuner.name for step in config.steps())
+        config = config.model_copy(update={"out": f"{name}-{tuners}".replace(":", "-")})
     if sweep or rates:
         from pairtune.training.sweep import sweep as run_sweep
 
@@ -61,8 +62,17 @@ def tune(
     frame.emit(report, json, text=_text(report))
 
 
+def _run_file(name: str) -> Path:
+    """A file of that name, or the recipe."""
+    if Path(name).exists() or name.endswith((".yaml", ".yml", ".json")):
+        return Path(name)
+    from pairtune import recipes
+
+    return recipes.find(name).path
+
+
 def _flags(
-    words: list[str], file: Path | None, tuner: str | None, objective: str | None, constraint: list[str] | None
+    words: list[str], file: str | None, tuner: str | None, objective: str | None, constraint: list[str] | None
 ) -> dict[str, Any]:
     """The mapping that the dotted flags and the methods' names make; names are checked here, before anything loads."""
     # What a run file chooses is not known yet; its settings are checked when it has been read.

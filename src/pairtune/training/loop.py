@@ -47,7 +47,8 @@ class PairTrainer(Trainer):
     Overrides of `transformers.Trainer`, and why:
         get_train_dataloader: rows of a step do not depend on micro-batches or processes (`order.py`).
         get_batch_samples: counts the units of the whole step, over all processes.
-        training_step: smaller pieces when memory runs out (`oom.py`), NaN guard, constraints on the whole gradient.
+        training_step: smaller pieces when memory runs out (`oom.py`), NaN guard, constraints on the whole gradient;
+            without the stock one's walk over all modules at every batch.
         compute_loss: objective and constraints over one forward a side; frozen parts in evaluation mode.
         create_optimizer: parameter groups (`optimizer.py`).
         _clip_grad_norm, _get_grad_norm: over the delta's parameters only; a non-finite norm stops the run.
@@ -107,7 +108,7 @@ class PairTrainer(Trainer):
         self._sides = [name for name in ("base_outputs", "reference_outputs") if name in needs]
         self._frozen = frozen_modules(pair)
         self._step_batches: list[dict[str, Any]] = []
-        self._units = 0.0
+        self._units, self._modes_set = 0.0, False
         self._before_pass: RandomState | None = None
         self.step_start: StepStart
         self.resumed: dict[str, Any] | None = None  # the loop's state in the checkpoint that is continued
@@ -160,17 +161,28 @@ class PairTrainer(Trainer):
     def _pass(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Forward and backward of one piece; the guard looks at its loss."""
         self._before_pass = RandomState.now(self.args.device)
-        units: Any = self._units
-        loss = super().training_step(model, batch, units)
+        loss = self.compute_loss(model, self._prepare_inputs(batch))
+        self.accelerator.backward(loss)
         if not loss.isfinite():
             self._stop(f"the loss became {loss.item()}", [batch])
-        return loss
+        return loss.detach()
+
+    def _training_mode(self, model: nn.Module) -> None:
+        """Training mode where something trains, evaluation mode elsewhere, whatever has called `train()` or `eval()`.
+
+        Looking is cheap and setting is not: a walk over all modules a step would cost more than all else here.
+        """
+        if not (model.training and self._modes_set):
+            model.train()
+            self._modes_set = True  # before, the parts may have been in another mode than the whole
+        if any(module.training for module in self._frozen):
+            for module in self._frozen:
+                module.training = False
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        for module in self._frozen:
-            module.training = False
+        self._training_mode(model)
         self.pair.begin_step()
         if self.features is not None:
             inputs = {**inputs, "features": self.features(inputs)}
@@ -207,7 +219,7 @@ class PairTrainer(Trainer):
                 self._before_pass.restore(self.args.device)
                 place = self.args.device
                 moved = {k: v.to(place) if isinstance(v, Tensor) else v for k, v in batch.items()}
-                where = first_non_finite(self.pair.model.train(), partial(self._again, moved))
+                where = first_non_finite(self.pair.model, partial(self._again, moved))
         layer = f"first seen in {where}" if where else "not seen again when computed once more"
         raise NonFiniteError(
             f"step {self.state.global_step + 1}: {what} on rows {self._rows(batches)} of the training split, {layer}; "

@@ -113,7 +113,6 @@ def _measure(trainer: PairTrainer) -> tuple[int, float | None, float | None]:
     random, modes = RandomState.now(device), [(m, m.training) for m in pair.model.modules()]
     kept, seconds = 0, []
     batches = list(itertools.islice(trainer.get_train_dataloader(), 2))
-    pair.model.train()
     try:
         # Once more at the end: where the base's activations are cached, later epochs are faster than the first.
         for batch in [*batches, batches[-1]]:
@@ -132,7 +131,7 @@ def _measure(trainer: PairTrainer) -> tuple[int, float | None, float | None]:
             raise
         kept, seconds = 0, [None, None]
     finally:
-        trainer.sums.parts = {}
+        trainer.sums.parts, trainer._modes_set = {}, False
         pair.begin_step()
         for _, parameter in pair.trainable():
             parameter.grad = None
