@@ -158,3 +158,26 @@ def test_impossible_combinations_are_refused_by_name():
     assert "serves causal models" in str(misfit("lm", "lm", "encoder", LM_TUNER))
     assert "serves regression tasks" in str(misfit("regression", "lm", "causal", LM_TUNER))
     assert misfit("lm", "lm", "causal", LM_TUNER) is None
+
+
+def test_text_and_completion_are_weighted_apart():
+    torch.manual_seed(2)
+    logits = torch.randn(2, 6, 9, dtype=torch.float64)
+    ids = torch.randint(9, (2, 6))
+    labels = ids.clone()
+    labels[:, 0] = -100
+    labels[1, 5] = -100
+    target = torch.tensor([[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]], dtype=torch.bool)
+    batch = {"labels": labels, "target": target}
+    objective = LanguageModel(text_weight=0.25)
+    found = objective.loss(None, batch, out((logits, 1.0)))
+    nll = -logits.log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None]).squeeze(-1)
+    # The first row has a completion of two tokens behind a text of three scored ones; the second is text alone.
+    text, completion, plain = nll[0, :3].sum(), nll[0, 3:].sum(), nll[1, :4].sum()
+    assert found.total.item() == pytest.approx(float(0.25 * text + completion + plain), rel=1e-6)
+    assert found.units == pytest.approx(0.25 * 3 + 2 + 4)
+    assert found.parts["text"].item() == pytest.approx(float(text), rel=1e-6)
+    even = LanguageModel().loss(None, batch, out((logits, 1.0)))
+    assert even.total.item() == pytest.approx(float(nll[0].sum() + plain), rel=1e-6)
+    alone = LanguageModel(text_weight=0).loss(None, batch, out((logits, 1.0)))
+    assert alone.total.item() == pytest.approx(float(completion + plain), rel=1e-6)
