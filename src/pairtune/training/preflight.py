@@ -138,7 +138,8 @@ def _measure(trainer: PairTrainer) -> tuple[int, float | None, float | None]:
         for module, mode in modes:
             module.training = mode
         random.restore(device)
-        release()
+        if device.type == "cuda" or not kept:
+            release()
     return kept, seconds[-2], seconds[-1]
 
 
