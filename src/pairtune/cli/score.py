@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,20 +51,21 @@ def score(
 
 def write(scorer: Scorer, inputs: Path, column: str | None, out: Path | None, as_json: bool) -> None:
     """Score a file of any size and write a line a text, in order; a partial `--out` file never gets the final name."""
+    rows = _scored(scorer, _numbered(inputs, column))
+    if out is None:
+        for record in rows:
+            frame.emit(record, False, text=json_.dumps(record, ensure_ascii=False) if as_json else _line(record))
+        return
     from pairtune.pair.disk import hidden_beside
 
-    rows = _numbered(inputs, column)
-    with ExitStack() as stack:
-        place = hidden_beside(out, "partial") if out is not None else None
-        file = stack.enter_context(place.open("w", encoding="utf-8")) if place is not None else None
-        for record in _scored(scorer, rows):
-            line = json_.dumps(record, ensure_ascii=False)
-            if file is not None:
-                file.write(line + "\n")
-            else:
-                frame.emit(record, False, text=line if as_json else _line(record))
-    if place is not None and out is not None:
+    place = hidden_beside(out, "partial")
+    try:
+        with place.open("w", encoding="utf-8") as file:
+            for record in rows:
+                file.write(json_.dumps(record, ensure_ascii=False) + "\n")
         place.replace(out)
+    finally:
+        place.unlink(missing_ok=True)
 
 
 def _numbered(inputs: Path, column: str | None) -> Iterator[tuple[int, str]]:
