@@ -8,6 +8,7 @@ import sys
 import pytest
 from tests.data.files import folder, jsonl, rows
 
+from pairtune.data.checks import check
 from pairtune.data.holdout import hold_out
 from pairtune.data.sources import DEMO
 from pairtune.data.split import Split
@@ -189,6 +190,10 @@ def test_ood_rows_may_have_no_label_or_another(tmp_path):
     task = Task.load(folder(tmp_path, train=rows(20), ood_far=far))
     assert task.labels == ["cat", "dog"]
     assert [task.target(row) for row in task.split("far")] == [None, 1, None]
+    (tmp_path / "ood" / "cells.csv").write_text("text,label\na,\nb,dog\n")
+    task = Task.load(tmp_path)
+    assert [task.target(row) for row in task.split("cells")] == [None, 1]
+    assert not [one for one in check(task) if "cells" in one.message and "label" in one.message]
 
 
 def test_loading_imports_neither_torch_nor_transformers(tmp_path):

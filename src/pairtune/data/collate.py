@@ -84,9 +84,7 @@ class Collator:
 
     def _pad(self, rows: Sequence[Sequence[int]], value: int, side: str | None = None) -> Tensor:
         width = max(1, *(len(row) for row in rows))
-        result = torch.full((len(rows), width), value, dtype=torch.long)
-        for i, row in enumerate(rows):
-            if len(row):
-                where = slice(0, len(row)) if (side or self.side) == "right" else slice(width - len(row), width)
-                result[i, where] = torch.tensor(row, dtype=torch.long)
-        return result
+        fill = [[value] * (width - len(row)) for row in rows]
+        if (side or self.side) == "right":
+            return torch.tensor([[*row, *rest] for row, rest in zip(rows, fill, strict=True)], dtype=torch.long)
+        return torch.tensor([[*rest, *row] for row, rest in zip(rows, fill, strict=True)], dtype=torch.long)

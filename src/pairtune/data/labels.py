@@ -79,14 +79,19 @@ PARSE: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
+def is_blank(value: Any, kind: str) -> bool:
+    """Whether a row has no label here: null, or an empty cell where a class or a number should stand."""
+    return value is None or (kind in ("classification", "regression") and isinstance(value, str) and not value.strip())
+
+
 def parsed(split: Split, column: str, kind: str, optional: bool = False) -> Iterator[Any]:
-    """Each row's label; None for one that is missing or null where labels are optional.
+    """Each row's label; None for one that is missing or blank where labels are optional.
 
     Raises `DataError` naming file and line of the first label that does not fit the kind.
     """
     parse = PARSE[kind]
     for i, value in enumerate(split.values(column, None) if optional else split.values(column)):
-        if value is None and optional:
+        if optional and is_blank(value, kind):
             yield None
             continue
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pairtune.data.columns import is_chat
-from pairtune.data.labels import PARSE
+from pairtune.data.labels import PARSE, is_blank
 from pairtune.data.split import Split
 from pairtune.data.verbalise import SEPARATOR, join
 from pairtune.errors import InputError
@@ -104,7 +104,7 @@ class Task:
         None where the row has none that the task knows (only rows of OOD splits) or where the task has no label.
         """
         value = None if self.label is None else row.get(self.label)
-        if value is None:
+        if is_blank(value, self.kind):
             return None
         value = PARSE[self.kind](value)
         if self.kind == "classification":
