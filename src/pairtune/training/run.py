@@ -126,8 +126,8 @@ def load_base(config: RunConfig, task: Task) -> Base:
     )
     for module in base.model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # On some CPUs bitsandbytes lays 4-bit weights out anew at the first evaluation, and from then on no
-            gradient # passes through them, without a word.
+            # On some CPUs bitsandbytes lays 4-bit weights out anew at the first evaluation, and from then on
+            # no gradient passes through them, without a word.
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     return base
 
