@@ -155,3 +155,37 @@ def test_two_runs_cannot_share_a_folder_and_a_dead_ones_lock_is_free(tmp_path):
     os.waitpid(pid, 0)
     with RunLock(tmp_path):
         pass
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(tiny_bert, tmp_path):
+    def work():
+        import resource
+
+        from transformers import TrainerCallback
+
+        from pairtune.errors import DiskFull
+
+        class Full(TrainerCallback):
+            """From step 3 on no file may be larger than 20 kB: the delta takes 40."""
+
+            def on_step_end(self, args, state, control, **_):
+                if state.global_step == 3:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+        trainer = trainer_of(dense(tiny_bert), tmp_path, rows(21), **SETTINGS)
+        trainer.add_callback(Full())
+        try:
+            trainer.train()
+        except DiskFull as error:
+            (tmp_path / "message").write_text(str(error))
+            return 7
+        return 0
+
+    pid = in_child(work)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+    assert "bytes are needed" in (tmp_path / "message").read_text()
+    found = resume.find(tmp_path, True)
+    assert found == tmp_path / "checkpoint-2"
+    resume.check(found, {}, allow_drift=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-1", "checkpoint-2", "message"}

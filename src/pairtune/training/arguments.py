@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from pairtune.errors import ConfigError
+from pairtune.errors import ConfigError, InputError
 from pairtune.registry import suggest
 
 if TYPE_CHECKING:
@@ -62,7 +62,13 @@ def arguments(
         "logging_nan_inf_filter": False,  # the stock log shows NaN as the mean of what went before
     }
     _check_trackers(training.trackers)
-    return TrainingArguments(**settings)
+    args = TrainingArguments(**settings)
+    if device.type == "cuda" and args.world_size == 1 and device.index:
+        raise InputError(
+            f"device: a run uses the first visible accelerator; CUDA_VISIBLE_DEVICES={device.index} chooses"
+        )
+    args._n_gpu = 1  # with several accelerators in sight, the Trainer would spread every batch over them by threads
+    return args
 
 
 def _check_trackers(names: list[str]) -> None:

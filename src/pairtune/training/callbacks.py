@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import TrainerCallback
 
 from pairtune.training import checkpoint
+from pairtune.training.sums import across_processes
 
 if TYPE_CHECKING:
     from pairtune.training.loop import PairTrainer
@@ -42,9 +44,12 @@ class StopOnSignal(TrainerCallback):
     """After the step in which a signal came: one last checkpoint, then the end."""
 
     def __init__(self, signals: Signals):
-        self._signals = signals
+        self._signals, self.stopped = signals, False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if self._signals.received is not None and state.global_step < state.max_steps:
+        heard = torch.tensor(float(self._signals.received is not None))
+        # Processes hear a signal at different times, and must leave the loop together.
+        if across_processes(heard, args).item() and state.global_step < state.max_steps:
+            self.stopped = True
             control.should_save = control.should_training_stop = True
         return control

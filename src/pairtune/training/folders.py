@@ -29,6 +29,14 @@ def process() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def own_device() -> str | None:
+    """With several processes and accelerators, each process has its own; None leaves the choice to the base."""
+    import torch
+
+    several = process()[1] > 1 and torch.cuda.is_available()
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if several else None
+
+
 @contextmanager
 def work_folder(out: Path | None, stages: int, *, continuing: bool, restart: bool) -> Iterator[Path]:
     """The folder to work in, locked while inside; a temporary one where `out` is None.

@@ -62,7 +62,7 @@ class Preflight:
         table.add_row("memory: together", readable(self.memory.total))
         table.add_row("steps", f"{self.steps:,}, each of {self.rows} rows")
         table.add_row("time", "memory did not suffice to measure" if self.seconds is None else duration(self.seconds))
-        table.add_row("speed", f"at best {self.bound:.2g} × a step of full tuning, whatever the implementation")
+        table.add_row("speed", f"at best {self.bound:.2g} × that of full tuning")
         return table
 
 

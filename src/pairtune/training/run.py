@@ -119,7 +119,7 @@ def load_base(config: RunConfig, task: Task) -> Base:
         task=task.kind,
         labels=task.labels or None,
         dtype=config.dtype,
-        device=config.device,
+        device=config.device or folders.own_device(),
         revision=config.revision,
         quantize=config.quantize,
         head_seed=config.seed,

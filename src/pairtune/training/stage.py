@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -151,7 +152,7 @@ def _resumed(trainer: PairTrainer, folder: Path, wanted: bool | str | Path, allo
 def _train(trainer: PairTrainer, found: Path | None, title: str) -> None:
     """Train until done, stopped or failed; what there is is kept."""
     with Signals() as signals:
-        trainer.add_callback(StopOnSignal(signals))
+        trainer.add_callback(stop := StopOnSignal(signals))
         trainer.add_callback(Progress(title))
         try:
             if not checkpoint.finished(trainer, found):
@@ -167,10 +168,11 @@ def _train(trainer: PairTrainer, found: Path | None, title: str) -> None:
             problem = None
     if problem is not None:
         raise OutOfMemory(f"{problem}; a tuner with fewer trainable parameters or quantize 4bit need less")
-    if signals.received is not None and trainer.state.global_step < trainer.state.max_steps:
+    if stop.stopped:
         where = trainer.run_folder / f"checkpoint-{trainer.state.global_step}"
         raise Stopped(
-            f"stopped after step {trainer.state.global_step}; {where} is kept, --resume continues", signals.received
+            f"stopped after step {trainer.state.global_step}; {where} is kept, --resume continues",
+            signals.received or SIGTERM,
         )
 
 
