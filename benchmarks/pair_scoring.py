@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -107,8 +108,8 @@ def main() -> None:
             worst = float((plain(pair, batches) - paired(pair, batches)).abs().max())
             assert worst < 1e-3, f"{name}: scores differ by {worst}"
             contenders = {
-                f"two plain passes, {name}": lambda b=batches: plain(pair, b),
-                f"pair, {name}": lambda b=batches: paired(pair, b),
+                f"two plain passes, {name}": partial(plain, pair, batches),
+                f"pair, {name}": partial(paired, pair, batches),
             }
             found = interleave(contenders, arguments.repeats)
             slow, fast = found.values()

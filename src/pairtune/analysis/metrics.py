@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,15 +19,13 @@ def classification(log_probs: np.ndarray, truth: np.ndarray) -> tuple[dict[str, 
 
     Returns: the metrics, and the per-item numbers of those that are means of items.
     """
-    from sklearn.metrics import f1_score
-
     predicted = log_probs.argmax(axis=1)
     right = (predicted == truth).astype(float)
     nll = -log_probs[np.arange(len(truth)), truth]
     labels = np.unique(truth)
     metrics = {
         "accuracy": float(right.mean()),
-        "macro_f1": float(f1_score(truth, predicted, labels=labels, average="macro", zero_division=0)),
+        "macro_f1": _f1(truth, predicted, "macro", labels=labels),
         "nll": float(nll.mean()),
         "ece": calibration_error(np.exp(log_probs.max(axis=1)), right),
     }
@@ -46,16 +45,21 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15)
 
 def multilabel(probabilities: np.ndarray, truth: np.ndarray) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Micro and macro F1 at one half, and the share of items with every label right. Both arrays are [N, C]."""
-    from sklearn.metrics import f1_score
-
     predicted = probabilities >= 0.5
     exact = (predicted == (truth >= 0.5)).all(axis=1).astype(float)
     metrics = {
-        "micro_f1": float(f1_score(truth >= 0.5, predicted, average="micro", zero_division=0)),
-        "macro_f1": float(f1_score(truth >= 0.5, predicted, average="macro", zero_division=0)),
+        "micro_f1": _f1(truth >= 0.5, predicted, "micro"),
+        "macro_f1": _f1(truth >= 0.5, predicted, "macro"),
         "exact_match": float(exact.mean()),
     }
     return metrics, {"exact_match": exact}
+
+
+def _f1(truth: np.ndarray, predicted: np.ndarray, average: str, **keywords: Any) -> float:
+    from sklearn import metrics
+
+    score: Any = metrics.f1_score
+    return float(score(truth, predicted, average=average, zero_division=0, **keywords))
 
 
 def regression(predicted: np.ndarray, truth: np.ndarray) -> tuple[dict[str, float], dict[str, np.ndarray]]:

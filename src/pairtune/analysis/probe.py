@@ -7,6 +7,7 @@ base's features already allow is what a linear model on them reaches.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,8 @@ class Probe:
             model = RidgeCV(alphas=[1 / c for c in STRENGTHS])
         else:
             fewest = np.unique(targets, return_counts=True)[1].min()
-            model = LogisticRegressionCV(
+            make: Any = LogisticRegressionCV
+            model = make(
                 Cs=list(STRENGTHS),
                 l1_ratios=(0,),
                 cv=min(3, max(2, int(fewest))),

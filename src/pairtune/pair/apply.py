@@ -58,9 +58,11 @@ def new_values(base: Base, delta: Delta, current: Mapping[str, Tensor]) -> dict[
 def _new_value(delta: Delta, disk: str, old: Tensor) -> Tensor:
     if disk not in delta:
         return old
+    from pairtune.pair.parts import Module
+
     part = delta[disk]
     # A new head exists in the delta alone: there is no base value to add to.
-    return part.value if part.kind == "module" else delta.apply(disk, old)
+    return part.value if isinstance(part, Module) else delta.apply(disk, old)
 
 
 def _touched(base: Base, delta: Delta) -> list[str]:

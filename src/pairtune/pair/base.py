@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -99,7 +99,7 @@ class Base:
             model, info = hub.load_model(auto_class, folder, allow_new=is_new, dtype=dtype, **keywords)
         new = frozenset(info["missing_keys"]) | {item[0] for item in info["mismatched_keys"]}
         if quantize is None:
-            model.to(device)
+            model.to(device)  # type: ignore[arg-type]
         model.eval().requires_grad_(False)
         base = cls(
             model=model,
@@ -129,7 +129,8 @@ class Base:
     def __post_init__(self):
         # The Parameter objects as loaded: whoever tunes exchanges them, nobody writes to them.
         self.parameters = dict(self.model.named_parameters(remove_duplicate=True))
-        self.vocabulary_rows: int = self.model.get_input_embeddings().weight.shape[0]
+        embeddings: Any = self.model.get_input_embeddings()
+        self.vocabulary_rows = int(embeddings.weight.shape[0])
 
     def checksum(self) -> str:
         """SHA-256 over the values in memory of every loaded Parameter, a new head's excluded."""
@@ -138,7 +139,7 @@ class Base:
             if name not in self.new_names:
                 data = parameter.detach().contiguous().flatten().view(torch.uint8)
                 total.update(name.encode())
-                total.update(memoryview(data.cpu().numpy()))
+                total.update(data.cpu().numpy().data)
         return total.hexdigest()
 
     @property
@@ -223,7 +224,7 @@ def _model_class(config, family: Family, task: str | None, labels: list[str] | N
         auto_class = transformers.AutoModelForSequenceClassification
         if type(config) not in auto_class._model_mapping.keys():
             raise InputError(f"task {task}: transformers has no classification head for {config.model_type}")
-        prefix = auto_class._model_mapping[type(config)].base_model_prefix
+        prefix = auto_class._model_mapping[type(config)].base_model_prefix  # type: ignore[union-attr]
         return auto_class, keywords, partial(_is_head_name, prefix=prefix)
     if task in ("lm", "seq2seq"):
         raise InputError(f"task {task}: {config.model_type} is an encoder; take a causal or encoder-decoder base")

@@ -107,7 +107,7 @@ def _logits(pair: Pair) -> list[Tensor]:
 @torch.inference_mode()
 def _reloaded_logits(base: Base, folder: Path) -> list[Tensor]:
     model, _ = hub.load_model(type(base.model), folder, dtype=base.dtype)
-    model.to(base.device).eval()
+    model.to(base.device).eval()  # type: ignore[arg-type]
     tokenizer = hub.load_tokenizer(folder)
     return [_answer(model, base, tokenizer, text) for text in PROMPTS]
 

@@ -19,7 +19,7 @@ from pairtune.pair.base import Base
 from pairtune.pair.card import CARD_FILE, BaseRecord, Card, LayerRecord, library_versions
 from pairtune.pair.checkpoint import Checkpoint, tokenizer_digest
 from pairtune.pair.delta_io import load_delta, save_delta
-from pairtune.pair.files import read_json, safe_join
+from pairtune.pair.files import open_safetensors, read_json, safe_join
 from pairtune.pair.installed import DELTA_FILE
 from pairtune.pair.pair import Layer, Pair
 from pairtune.pair.staging import staged_folder
@@ -120,17 +120,32 @@ def _from_adapter(
     if source is None:
         raise InputError(f"{folder.name}: adapter_config.json names no base; give it with --base")
     if not isinstance(source, Base):
-        source = Base.load(source, dtype=dtype, device=device)
+        task, labels = _head_of_adapter(folder, config)
+        source = Base.load(source, task=task, labels=labels, dtype=dtype, device=device)
     log.warning(
         "%s is UNVERIFIED: PEFT records no fingerprint, so that nothing proves it was made on %s",
         folder.name,
         source.source,
     )
-    tuner = registry.build("tuners", "peft", {"type": str(config.get("peft_type", "lora")).lower()})
+    kind = str(config.get("peft_type", "lora")).lower()
+    tuner = registry.build("tuners", "peft", {"type": kind})
     installed = tuner.restore(source, source.model, folder, allow_partial=allow_partial)
     pair = Pair(source)
-    pair.push(Layer(installed, lambda: tuner.extract(installed), {"tuner": {"name": "peft"}, "source": str(folder)}))
+    record = {"tuner": {"name": f"peft:{kind}"}, "source": str(folder)}
+    pair.push(Layer(installed, lambda: tuner.extract(installed), record))
     return pair
+
+
+def _head_of_adapter(folder: Path, config: dict[str, Any]) -> tuple[str | None, list[str] | None]:
+    """The head that a classification adapter brings along; PEFT records its shape, not its labels."""
+    if config.get("task_type") != "SEQ_CLS":
+        return None, None
+    stored = open_safetensors(folder / "adapter_model.safetensors")
+    sizes = [stored.shape(name)[0] for name in stored if name.endswith(("classifier.weight", "score.weight"))]
+    sizes += [stored.shape(name)[0] for name in stored if name.endswith("out_proj.weight") and "classifier" in name]
+    if not sizes:
+        return None, None
+    return "regression" if sizes[-1] == 1 else "classification", [f"LABEL_{i}" for i in range(sizes[-1])]
 
 
 def save_pair(pair: Pair, folder: Path, card: Card | None = None) -> Card:

@@ -58,8 +58,7 @@ def selected_log_probs(
     hidden = _head_input(call, inner, inputs)[:, -inputs["input_ids"].shape[1] :]
     hidden = hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
     result = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
-    vocabulary = inner.get_output_embeddings().weight.shape[0]
-    step = max(1, LOGITS_AT_ONCE // (vocabulary * targets.shape[0]))
+    step = max(1, LOGITS_AT_ONCE // (_head(inner).weight.shape[0] * targets.shape[0]))
     for start in range(0, targets.shape[1], step):
         part = slice(start, start + step)
         result[:, part] = _gather(_run_head(inner, hidden[:, part]), targets[:, part])
@@ -70,8 +69,7 @@ def _by_rows(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any], ta
     """The plain way, a few rows at a time so that the logits stay small."""
     shift = 0 if inner.config.is_encoder_decoder else 1
     rows, length = targets.shape
-    head = inner.get_output_embeddings()
-    step = max(1, LOGITS_AT_ONCE // (head.weight.shape[0] * max(length, 1)))
+    step = max(1, LOGITS_AT_ONCE // (_head(inner).weight.shape[0] * max(length, 1)))
     result = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
     for start in range(0, rows, step):
         part = slice(start, start + step)
@@ -89,6 +87,14 @@ def _gather(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.where(scored, chosen - logits.logsumexp(-1), 0.0)
 
 
+def _head(inner: PreTrainedModel) -> Any:
+    """The language-model head."""
+    head = inner.get_output_embeddings()
+    if head is None:
+        raise MissingView(f"{type(inner).__name__} has no language-model head")
+    return head
+
+
 def _can_slice(inner: PreTrainedModel) -> bool:
     backbone = inner.base_model
     return backbone is not inner and inner.get_output_embeddings() is not None
@@ -102,7 +108,7 @@ def _head_input(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any])
         caught.append(args[0])
         return (args[0][:, -1:], *args[1:])
 
-    handle = inner.get_output_embeddings().register_forward_pre_hook(catch)
+    handle = _head(inner).register_forward_pre_hook(catch)
     try:
         call(**inputs, **_no_cache(inner))
     finally:
@@ -116,7 +122,7 @@ def _run_head(inner: PreTrainedModel, hidden: Tensor) -> Tensor:
     def feed(_module, args):
         return (hidden, *args[1:])
 
-    handle = inner.get_output_embeddings().register_forward_pre_hook(feed)
+    handle = _head(inner).register_forward_pre_hook(feed)
     try:
         with returning(inner.base_model, BaseModelOutputWithPast(last_hidden_state=hidden)):
             ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)

@@ -94,7 +94,7 @@ class Names:
             if pattern is None:
                 raise DeltaMismatch(f"no conversion is known that makes {memory} from {name}")
             converter = converter or deepcopy(patterns[pattern])
-            converter.add_tensor(renamed, name, pattern, pieces[name])
+            converter.add_tensor(renamed, name, pattern, pieces[name])  # type: ignore[arg-type]
         assert converter is not None
         (tensor,) = converter.convert(renamed, model=self._model, config=self._model.config).values()
         return tensor[0] if isinstance(tensor, list) else tensor

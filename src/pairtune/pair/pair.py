@@ -193,19 +193,26 @@ class Pair:
     @property
     def views(self) -> frozenset[str]:
         """Which views this pair has: weights and activations always, tokens or labels by its head."""
-        views = {"weights", "activations"}
         if self.base.family != "encoder":
-            views.add("tokens")
-        elif type(self.base.model).__name__.endswith("ForSequenceClassification"):
-            views.add("labels")
-        return frozenset(views)
+            head = {"tokens"}
+        else:
+            head = {"labels"} if type(self.base.model).__name__.endswith("ForSequenceClassification") else set()
+        if self.layers:
+            # A delta that serves one of them only has a head of its own (labels on a language model).
+            given = set(self.layers[-1].installed.provides & {"tokens", "labels"})
+            head = given if len(given) == 1 else head
+        return frozenset({"weights", "activations"} | head)
 
     def inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """What is passed to the model: the batch's model keys, and an encoder-decoder's shifted targets."""
         inputs = model_inputs(batch)
-        if self.base.family == "seq2seq" and "decoder_input_ids" not in inputs and "labels" in batch:
-            shifted = self.base.model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
-            inputs["decoder_input_ids"] = shifted
+        if self._active < len(self.layers):
+            inputs.pop("features", None)  # cached for the top delta; the sides below it run on the text
+        labels = batch.get("labels")
+        if self.base.family == "seq2seq" and "decoder_input_ids" not in inputs:
+            if labels is not None and labels.ndim == 2 and not labels.is_floating_point():
+                model: Any = self.base.model
+                inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=labels)
         return inputs
 
     def forward(self, batch: dict[str, Any]) -> Outputs:

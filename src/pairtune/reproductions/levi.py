@@ -62,7 +62,7 @@ def run(results: Results, settings: dict[str, Any]) -> None:
             if results.missing(arm, seed):
                 pair = _tuned(results, task, arm, tuner, rate, seed, settings)
                 outputs = _outputs(pair, task, settings)
-                np.savez(_logits(results, arm, seed), **outputs)
+                np.savez(_logits(results, arm, seed), **outputs)  # type: ignore[arg-type]
                 results.add(arm, seed, _right(outputs, task))
                 if arm == "LEVI":
                     _choose_head(pair, task, settings)
