@@ -173,3 +173,25 @@ def test_an_output_folder_that_cannot_be_written_fails_before_the_base_is_loaded
 def test_packed_texts_are_tuned(tiny_llama, data, tmp_path):
     pair = tune(config(tiny_llama, data, tuner="full", training={"packing": True, "max_length": 32}))
     assert pair.card.metrics["validation loss"] > 0
+
+
+def test_the_best_checkpoint_on_validation_is_what_is_saved_not_the_last(tiny_bert, data, tmp_path):
+    from pairtune.pair.files import open_safetensors
+
+    held = data / "validation.jsonl"
+    labels = {"account": "house", "house": "river", "river": "account"}
+    rows = [json.loads(line) for line in held.read_text().splitlines()]
+    # Every validation label is wrong, so that validation gets worse as training gets better.
+    held.write_text("\n".join(json.dumps({**row, "label": labels[row["label"]]}) for row in rows))
+    settings = {"max_steps": 40, "eval_every": 5, "lr": 1e-2, "metric": "loss", "batch_size": 8, "keep": 1}
+    pair = tune(config(tiny_bert, data, tmp_path / "out", tuner="full", training=settings))
+    record = pair.top.record["training"]
+    assert record["chosen_step"] < record["steps"] == 40
+    stored = open_safetensors(tmp_path / "out.run" / f"checkpoint-{record['chosen_step']}" / "delta.safetensors")
+    assert all(torch.equal(tensor, stored.tensor(name)) for name, tensor in pair.top.installed.state().items())
+    loaded = logits(Pair.load(tmp_path / "out"), BATCH)
+    assert torch.equal(loaded, logits(pair, BATCH))
+    assert {p.name for p in (tmp_path / "out.run").glob("checkpoint-*")} == {
+        f"checkpoint-{record['chosen_step']}",
+        "checkpoint-40",
+    }

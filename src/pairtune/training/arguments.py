@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from pairtune.errors import ConfigError, InputError
 from pairtune.registry import suggest

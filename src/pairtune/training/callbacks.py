@@ -33,7 +33,7 @@ class LoopEvents(TrainerCallback):
         self._trainer.begin_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._trainer.sums.steps += 1
+        self._trainer.step_loss.sums.steps += 1
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         for constraint in self._trainer.constraints.values():

@@ -78,7 +78,7 @@ def save_last_good(trainer: PairTrainer) -> Path | None:
     for _, parameter in trainer.pair.trainable():
         parameter.grad = None
     start = trainer.step_start
-    trainer._tr_loss, trainer.sums = start.loss, start.sums
+    trainer._tr_loss, trainer.step_loss.sums = start.loss, start.sums
     return save(trainer, start.random)
 
 
@@ -146,7 +146,7 @@ def restore_sums(trainer: PairTrainer) -> None:
     trainer._tr_loss = torch.tensor(loop["tr_loss"], device=trainer.args.device)
     trainer._total_loss_scalar = loop["total_loss"]
     trainer._globalstep_last_logged = loop["last_logged"]
-    trainer.sums.load_state(loop["sums"], trainer.args.device)
+    trainer.step_loss.sums.load_state(loop["sums"], trainer.args.device)
     trainer.pieces.load_state(loop["pieces"])
     if trainer.best is not None:
         trainer.best.since = loop["since_best"]
@@ -160,7 +160,7 @@ def _loop_state(trainer: PairTrainer, groups: list[dict[str, Any]]) -> dict[str,
         "tr_loss": trainer._tr_loss.item(),
         "total_loss": trainer._total_loss_scalar,
         "last_logged": trainer._globalstep_last_logged,
-        "sums": trainer.sums.state(),
+        "sums": trainer.step_loss.sums.state(),
         "pieces": trainer.pieces.state(),
         "since_best": trainer.best.since if trainer.best else 0,
         "identity": trainer.identity,

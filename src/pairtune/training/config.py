@@ -14,11 +14,10 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
-from pairtune import registry, yaml12
+from pairtune import yaml12
 from pairtune.errors import ConfigError, InputError
 from pairtune.method import Settings, problems_of
-
-ROOMS = {"tuner": "tuners", "objective": "objectives", "constraint": "constraints"}
+from pairtune.training.config_checks import ROOMS, by_name, method_problems, training_problems
 
 
 class Training(Settings):
@@ -81,7 +80,7 @@ class Stage(Settings):
     @pydantic.field_validator("constraint", mode="before")
     @classmethod
     def _names_alone(cls, value: Any) -> Any:
-        return _by_name(value)
+        return by_name(value)
 
 
 class RunConfig(Settings):
@@ -106,7 +105,7 @@ class RunConfig(Settings):
     @pydantic.field_validator("constraint", mode="before")
     @classmethod
     def _names_alone(cls, value: Any) -> Any:
-        return _by_name(value)
+        return by_name(value)
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str = "the configuration") -> RunConfig:
@@ -116,11 +115,11 @@ class RunConfig(Settings):
             config = cls.model_validate(dict(values))
         except pydantic.ValidationError as error:
             problems += problems_of(error, model=cls)
-        problems += _method_problems(values)
+        problems += method_problems(values)
         for i, stage in enumerate(values.get("stages") or []):
             if isinstance(stage, Mapping):
-                problems += _method_problems(stage, f"stages.{i}.")
-                problems += _training_problems(values, stage, f"stages.{i}.training")
+                problems += method_problems(stage, f"stages.{i}.")
+                problems += training_problems(Training, values, stage, f"stages.{i}.training")
         if problems or config is None:
             raise ConfigError(list(dict.fromkeys(problems)), where)
         return config
@@ -165,54 +164,9 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         old = result.get(key)
         if key in ROOMS and isinstance(old, str):
-            old = _by_name(old) if key == "constraint" else {"name": old}
+            old = by_name(old) if key == "constraint" else {"name": old}
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             same = key == "constraint" or value.get("name", old.get("name")) == old.get("name")
             value = merged(old, value) if same else dict(value)
         result[key] = value
     return result
-
-
-def _by_name(value: Any) -> Any:
-    """`l2sp` or `[l2sp, kl]` → names with no settings; a mapping's empty values → no settings."""
-    if isinstance(value, str):
-        value = [value]
-    if isinstance(value, list):
-        return {name: {} for name in value}
-    return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, Mapping) else value
-
-
-def _method_problems(values: Mapping[str, Any], where: str = "") -> list[str]:
-    """What is wrong with the names and settings of the chosen methods."""
-    chosen: list[tuple[str, str, str, Mapping[str, Any]]] = []
-    for section in ("tuner", "objective"):
-        value = values.get(section)
-        value = {"name": value} if isinstance(value, str) else value
-        if isinstance(value, Mapping) and isinstance(value.get("name"), str) and value["name"] != "auto":
-            settings = {k: v for k, v in value.items() if k != "name"}
-            chosen.append((ROOMS[section], value["name"], f"{where}{section}", settings))
-    constraints = _by_name(values.get("constraint"))
-    for name, settings in constraints.items() if isinstance(constraints, Mapping) else ():
-        if isinstance(settings, Mapping):
-            chosen.append(("constraints", str(name), f"{where}constraint.{name}", settings))
-    problems = []
-    for room, name, place, settings in chosen:
-        try:
-            registry.build(room, name, settings)
-        except ConfigError as error:
-            problems += [f"{place}.{problem}" for problem in error.problems]
-        except InputError as error:
-            problems.append(f"{place}: {error}")
-    return problems
-
-
-def _training_problems(values: Mapping[str, Any], stage: Mapping[str, Any], where: str) -> list[str]:
-    """What is wrong with a stage's training settings, themselves and laid over the run's."""
-    run, own = values.get("training") or {}, stage.get("training") or {}
-    if not isinstance(own, Mapping) or not isinstance(run, Mapping):
-        return []  # already reported
-    try:
-        Training(**{**{k: v for k, v in run.items() if k in Training.model_fields}, **own})
-    except pydantic.ValidationError as error:
-        return problems_of(error, where, model=Training)
-    return []

@@ -1,13 +1,7 @@
-"""The training loop: `transformers.Trainer`, with what a pair needs put in its place.
-
-Loss of an optimizer step: Σ over its micro-batches of (objective's sum + penalties · the micro-batch's units) / units
-of the whole step, over all processes. So accumulation, and any number of processes, give the gradient of the one big
-batch.
-"""
+"""The training loop: `transformers.Trainer`, with what a pair needs put in its place."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,16 +14,16 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from pairtune.errors import DataError, NonFiniteError
-from pairtune.pair.outputs import Outputs
 from pairtune.training import checkpoint
 from pairtune.training.callbacks import LoopEvents
 from pairtune.training.guard import first_non_finite
+from pairtune.training.loss import Features, StepLoss
 from pairtune.training.oom import Pieces
 from pairtune.training.optimizer import make_optimizer
-from pairtune.training.order import GHOST, StepOrder, loader
-from pairtune.training.parts import Sized, StepStart, frozen_modules
+from pairtune.training.order import StepOrder, loader
+from pairtune.training.parts import Sized, StepStart
 from pairtune.training.random_state import RandomState
-from pairtune.training.sums import Sums, across_processes
+from pairtune.training.sums import across_processes
 from pairtune.training.validation import Best, Validation
 
 if TYPE_CHECKING:
@@ -38,7 +32,6 @@ if TYPE_CHECKING:
     from pairtune.pair.pair import Pair
 
 Collate = Callable[[list[int]], dict[str, Any]]
-Features = Callable[[dict[str, Any]], dict[str, Tensor]]
 
 
 class PairTrainer(Trainer):
@@ -49,7 +42,7 @@ class PairTrainer(Trainer):
         get_batch_samples: counts the units of the whole step, over all processes.
         training_step: smaller pieces when memory runs out (`oom.py`), NaN guard, constraints on the whole gradient;
             without the stock one's walk over all modules at every batch.
-        compute_loss: objective and constraints over one forward a side; frozen parts in evaluation mode.
+        compute_loss: objective and constraints over one forward a side, frozen parts in evaluation mode (`loss.py`).
         create_optimizer: parameter groups (`optimizer.py`).
         _clip_grad_norm, _get_grad_norm: over the delta's parameters only; a non-finite norm stops the run.
         evaluate, _determine_best_metric: validation by the objective itself; best checkpoint, early stopping.
@@ -63,7 +56,7 @@ class PairTrainer(Trainer):
         run: folder for the checkpoints.
         identity: what a resumed run must agree with, by name (`resume.py`).
         where: says where a row stands (file and line), for messages.
-        features: what the frozen base says of a batch's rows, from a cache; the model then does not run the base.
+        autocast, features: as in `StepLoss`.
     """
 
     def __init__(
@@ -89,9 +82,9 @@ class PairTrainer(Trainer):
     ):
         self.pair, self.objective, self.constraints = pair, objective, constraints
         self.run_folder, self.identity, self.keep = run, identity or {}, keep
-        self.validation, self.autocast = validation, autocast
+        self.validation = validation
         self.best = Best(objective, validation) if validation else None
-        self.pieces, self.sums, self.features = Pieces(), Sums(), features
+        self.pieces = Pieces()
         self._collate, self._lr, self._decay, self._where = train, lr, weight_decay, where
         world, rank = args.world_size, args.process_index
         self.order = StepOrder(rows, batch_size, accumulation, args.seed, rank, world)
@@ -104,12 +97,9 @@ class PairTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(LoopEvents(self))
         self.loss_is_scaled_for_ga = True
-        needs = set(objective.needs).union(*(c.needs for c in constraints.values()))
-        self._sides = [name for name in ("base_outputs", "reference_outputs") if name in needs]
-        self._frozen = frozen_modules(pair)
+        self.step_loss = StepLoss(pair, objective, constraints, args.device, world, autocast, features)
         self._step_batches: list[dict[str, Any]] = []
-        self._units, self._modes_set = 0.0, False
-        self._before_pass: RandomState | None = None
+        self._before_pass: RandomState
         self.step_start: StepStart
         self.resumed: dict[str, Any] | None = None  # the loop's state in the checkpoint that is continued
 
@@ -120,25 +110,22 @@ class PairTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        own = sum(self.units(batch) for batch in batches)
+        own = sum(self.step_loss.units(batch) for batch in batches)
         units = across_processes(torch.tensor(own, dtype=torch.float64), self.args).item()
         if not units:
             raise DataError(f"no {self.objective.unit} is scored in rows {self._rows(batches)} of the training split")
         return batches, units
-
-    def units(self, batch: dict[str, Any]) -> float:
-        """Units of a batch; a ghost has none."""
-        return 0.0 if GHOST in batch else self.objective.units(batch)
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
     def begin_step(self) -> None:
         """Called before the first micro-batch of an optimizer step."""
         self._step_batches = []
-        self.step_start = StepStart(RandomState.now(self.args.device), self._tr_loss.clone(), self.sums.copy())
+        random = RandomState.now(self.args.device)
+        self.step_start = StepStart(random, self._tr_loss.clone(), self.step_loss.sums.copy())
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        self._units = float(num_items_in_batch)
+        self.step_loss.step_units = float(num_items_in_batch)
         self._step_batches.append(inputs)
         step = self.state.global_step + 1
 
@@ -147,7 +134,7 @@ class PairTrainer(Trainer):
 
         def reset() -> None:
             model.zero_grad(set_to_none=True)
-            self.sums = self.step_start.sums.copy()
+            self.step_loss.sums = self.step_start.sums.copy()
 
         if self.args.world_size > 1 or self.objective.coupled:
             loss = one([inputs])
@@ -161,70 +148,35 @@ class PairTrainer(Trainer):
     def _pass(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Forward and backward of one piece; the guard looks at its loss."""
         self._before_pass = RandomState.now(self.args.device)
-        loss = self.compute_loss(model, self._prepare_inputs(batch))
+        loss, _ = self.step_loss(model, self._prepare_inputs(batch))
         self.accelerator.backward(loss)
         if not loss.isfinite():
-            self._stop(f"the loss became {loss.item()}", [batch])
+            self.stop(f"the loss became {loss.item()}", [batch])
         return loss.detach()
-
-    def _training_mode(self, model: nn.Module) -> None:
-        """Training mode where something trains, evaluation mode elsewhere, whatever has called `train()` or `eval()`.
-
-        Looking is cheap and setting is not: a walk over all modules a step would cost more than all else here.
-        """
-        if not (model.training and self._modes_set):
-            model.train()
-            self._modes_set = True  # before, the parts may have been in another mode than the whole
-        if any(module.training for module in self._frozen):
-            for module in self._frozen:
-                module.training = False
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        self._training_mode(model)
-        self.pair.begin_step()
-        if self.features is not None:
-            inputs = {**inputs, "features": self.features(inputs)}
-        for side in self._sides:
-            getattr(self.pair, side)(inputs)  # before the variant's forward: the pair must not switch after it
-        with torch.autocast(self.args.device.type, self.autocast) if self.autocast else contextlib.nullcontext():
-            out = Outputs.of(model(**self.pair.inputs(inputs)))
-        loss = self.objective.loss(self.pair, inputs, out)
-        share = self.units(inputs) / self._units
-        value = loss.total / self._units if GHOST not in inputs else loss.total * 0.0
-        parts = {} if GHOST in inputs else {name: part / self._units for name, part in loss.parts.items()}
-        for name, constraint in self.constraints.items():
-            penalty = constraint.penalty(self.pair, inputs, out)
-            if penalty is not None:
-                value = value + penalty * share
-                parts[f"penalty_{name}"] = penalty.detach() * share
-        self.sums.add(parts)
-        value = value * self.args.world_size  # processes average their gradients
+        value, out = self.step_loss(model, inputs)
         return (value, out) if return_outputs else value
+
+    def stop(self, what: str, batches: list[dict[str, Any]]) -> None:
+        """Raise `NonFiniteError` with step, rows and layer."""
+        model, found = self.pair.model, None
+        for batch in batches if self.args.world_size == 1 else ():
+            self._before_pass.restore(self.args.device)
+            inputs = self._prepare_inputs(batch)
+            found = found or first_non_finite(model, partial(self.compute_loss, model, inputs))
+        layer = f"first seen in {found}" if found else "not seen again when computed once more"
+        raise NonFiniteError(
+            f"step {self.state.global_step + 1}: {what} on rows {self._rows(batches)} of the training split, {layer}; "
+            "the state before this step is kept; try a lower training.lr or training.precision float32"
+        )
 
     def _rows(self, batches: list[dict[str, Any]]) -> str:
         numbers = [int(n) for batch in batches for n in batch["index"]]
         shown = ", ".join(self._where(n) for n in numbers[:16])
         return f"{shown} and {len(numbers) - 16} more" if len(numbers) > 16 else shown
-
-    def _again(self, batch: dict[str, Any]) -> Tensor:
-        return self.compute_loss(self.pair.model, batch)
-
-    def _stop(self, what: str, batches: list[dict[str, Any]]) -> None:
-        """Raise `NonFiniteError` with step, rows and layer."""
-        where = None
-        for batch in batches:
-            if where is None and self.args.world_size == 1 and self._before_pass is not None:
-                self._before_pass.restore(self.args.device)
-                place = self.args.device
-                moved = {k: v.to(place) if isinstance(v, Tensor) else v for k, v in batch.items()}
-                where = first_non_finite(self.pair.model, partial(self._again, moved))
-        layer = f"first seen in {where}" if where else "not seen again when computed once more"
-        raise NonFiniteError(
-            f"step {self.state.global_step + 1}: {what} on rows {self._rows(batches)} of the training split, {layer}; "
-            "the state before this step is kept; try a lower training.lr or training.precision float32"
-        )
 
     # -- optimizer ---------------------------------------------------------------------------------------------------
 
@@ -243,7 +195,7 @@ class PairTrainer(Trainer):
         parameters = [parameter for _, parameter in self.pair.trainable() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not norm.isfinite():
-            self._stop(f"the gradient's norm became {norm.item()}", self._step_batches)
+            self.stop(f"the gradient's norm became {norm.item()}", self._step_batches)
         if most:
             torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
         return norm
@@ -256,7 +208,7 @@ class PairTrainer(Trainer):
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict:
         assert self.validation is not None
         self._step_batches = []
-        metrics = self.validation.run(self.pair, self.objective, self.args, self.autocast)
+        metrics = self.validation.run(self.pair, self.objective, self.args, self.step_loss.autocast)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(dict(named))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
@@ -268,7 +220,7 @@ class PairTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs.update(self.sums.take(self.args))
+            logs.update(self.step_loss.sums.take(self.args))
         super().log(logs, start_time)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def preflight(trainer: PairTrainer, steps: int) -> Preflight:
     reached = min(blocks, default=len(pair.base.blocks))
     seconds = None
     if first is not None and again is not None:
-        new = min(steps, trainer.order.steps) if trainer.features else steps
+        new = min(steps, trainer.order.steps) if trainer.step_loss.features else steps
         seconds = trainer.order.passes * (first * new + again * (steps - new))
     return Preflight(
         memory=memory_of(pair, activations),
@@ -109,7 +109,7 @@ def _reach(pair: Pair) -> Iterator[set[int]]:
 
 def _measure(trainer: PairTrainer) -> tuple[int, float | None, float | None]:
     """Of the second of two micro-batches: bytes kept for the backward, seconds, and seconds when it comes again."""
-    pair, device = trainer.pair, trainer.args.device
+    pair, device, loss_of = trainer.pair, trainer.args.device, trainer.step_loss
     random, modes = RandomState.now(device), [(m, m.training) for m in pair.model.modules()]
     kept, seconds = 0, []
     batches = list(itertools.islice(trainer.get_train_dataloader(), 2))
@@ -117,10 +117,10 @@ def _measure(trainer: PairTrainer) -> tuple[int, float | None, float | None]:
         # Once more at the end: where the base's activations are cached, later epochs are faster than the first.
         for batch in [*batches, batches[-1]]:
             batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-            trainer._units = max(trainer.units(batch), 1.0)
+            loss_of.step_units = max(loss_of.units(batch), 1.0)
             started = _now(device)
             with SavedBytes(pair.model) as saved:
-                loss = trainer.compute_loss(pair.model, batch)
+                loss, _ = loss_of(pair.model, batch)
             if loss.requires_grad:
                 loss.backward()
             kept = saved.bytes
@@ -131,7 +131,7 @@ def _measure(trainer: PairTrainer) -> tuple[int, float | None, float | None]:
             raise
         kept, seconds = 0, [None, None]
     finally:
-        trainer.sums.parts, trainer._modes_set = {}, False
+        loss_of.sums.parts, loss_of.modes_set = {}, False
         pair.begin_step()
         for _, parameter in pair.trainable():
             parameter.grad = None

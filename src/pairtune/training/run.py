@@ -16,11 +16,11 @@ from pairtune.errors import ConfigError, InputError, ResumeMismatch
 from pairtune.objectives import misfit, pick
 from pairtune.pair import hub
 from pairtune.pair.base import Base, family_of
-from pairtune.pair.card import BaseRecord, Card
 from pairtune.pair.complete import is_complete
 from pairtune.pair.pair import Pair
 from pairtune.training import folders
 from pairtune.training.config import RunConfig
+from pairtune.training.keep import card_of, save
 from pairtune.training.resume import differences
 from pairtune.training.stage import identity_of, restore_stage, train_stage
 from pairtune.zoo import path as zoo_path
@@ -78,7 +78,7 @@ def tune(
         pair.verify_base(checksum)
         pair.card = card_of(pair, config, task, record)
         if out is not None:
-            _save(pair, out, config)
+            save(pair, out, config.training.push_to_hub)
     return pair
 
 
@@ -166,49 +166,9 @@ def check(config: RunConfig, stages: list[RunConfig], task: Task) -> list[str]:
     return chosen
 
 
-def card_of(pair: Pair, config: RunConfig, task: Task, record: Mapping[str, Any]) -> Card:
-    """What is remembered of the run: base, task, seed, the metrics of the last stage's best checkpoint."""
-    base = pair.base
-    return Card(
-        base=BaseRecord(
-            source=base.source,
-            revision=base.revision,
-            quantize=base.quantize,
-            fingerprint=base.fingerprint.to_json(),
-        ),
-        stack=[],
-        task={
-            "name": task.name,
-            "kind": task.kind,
-            "text": list(task.text),
-            "label": task.label,
-            "labels": list(task.labels),
-            "separator": task.separator,
-        },
-        seed=config.seed,
-        metrics=dict(record.get("metrics", {})),
-        notes=list(record.get("drift", [])),
-    )
-
-
 def _in_step(pair: Pair) -> None:
     """With several processes: wait until all have loaded, so that the first one has prepared the folder."""
     if folders.process()[1] > 1:
         from accelerate import PartialState
 
         PartialState(cpu=pair.base.device.type == "cpu").wait_for_everyone()
-
-
-def _save(pair: Pair, out: Path, config: RunConfig) -> None:
-    if folders.process()[0]:
-        return
-    pair.save(out)
-    log.info("saved %s", out)
-    repository = config.training.push_to_hub
-    if repository:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(repository, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=out, commit_message="A delta made by pairtune")
-        log.info("pushed to %s", repository)

@@ -1,0 +1,58 @@
+"""What stays of a run: the pair's folder with its card, and a copy on the hub where one is asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pairtune.pair.card import BaseRecord, Card
+from pairtune.training import folders
+
+if TYPE_CHECKING:
+    from pairtune.data import Task
+    from pairtune.pair.pair import Pair
+    from pairtune.training.config import RunConfig
+
+log = logging.getLogger("pairtune")
+
+
+def card_of(pair: Pair, config: RunConfig, task: Task, record: Mapping[str, Any]) -> Card:
+    """What is remembered of the run: base, task, seed, the metrics of the last stage's best checkpoint."""
+    base = pair.base
+    return Card(
+        base=BaseRecord(
+            source=base.source,
+            revision=base.revision,
+            quantize=base.quantize,
+            fingerprint=base.fingerprint.to_json(),
+        ),
+        stack=[],
+        task={
+            "name": task.name,
+            "kind": task.kind,
+            "text": list(task.text),
+            "label": task.label,
+            "labels": list(task.labels),
+            "separator": task.separator,
+        },
+        seed=config.seed,
+        metrics=dict(record.get("metrics", {})),
+        notes=list(record.get("drift", [])),
+    )
+
+
+def save(pair: Pair, out: Path, repository: str | None) -> None:
+    """Write the pair's folder (the first process does), and push it where a hub repository is named."""
+    if folders.process()[0]:
+        return
+    pair.save(out)
+    log.info("saved %s", out)
+    if repository:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=out, commit_message="A delta made by pairtune")
+        log.info("pushed to %s", repository)
