@@ -7,18 +7,20 @@ import logging
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 import torch
-import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pairtune.errors import FormatError, InputError
 from pairtune.pair import hub
 from pairtune.pair.checkpoint import Checkpoint, Fingerprint, tokenizer_digest
 from pairtune.pair.names import Names, blocks
 from pairtune.zoo import path as zoo_path
+
+if TYPE_CHECKING:  # transformers takes half a second to import, and is when a model is loaded
+    import transformers
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("pairtune")
 
@@ -88,6 +90,8 @@ class Base:
         device = torch.device(device) if device is not None else _best_device()
         dtype = _pick_dtype(dtype, checkpoint, device, notes)
         if quantize == "4bit":
+            import transformers
+
             keywords["quantization_config"] = transformers.BitsAndBytesConfig(
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
             )
@@ -194,6 +198,8 @@ class Base:
 
 def family_of(config: transformers.PretrainedConfig) -> Family:
     """Encoder-decoder, decoder-only or encoder, from the configuration alone."""
+    import transformers
+
     if config.is_encoder_decoder:
         return "seq2seq"
     architectures = " ".join(config.architectures or ())
@@ -207,6 +213,8 @@ def family_of(config: transformers.PretrainedConfig) -> Family:
 
 def _model_class(config, family: Family, task: str | None, labels: list[str] | None):
     """The Auto class for the task, its keywords, and which names may be new."""
+    import transformers
+
     if family == "causal":
         return transformers.AutoModelForCausalLM, {}, None
     if family == "seq2seq":

@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from pairtune.errors import MissingView
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LOGITS_AT_ONCE = 1 << 24  # elements of one slice of logits: 64 MiB in float32
 
@@ -118,6 +119,7 @@ def _head_input(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any])
 
 def _run_head(inner: PreTrainedModel, hidden: Tensor) -> Tensor:
     """The model's forward from its head on, [B, S, d] → [B, S, V]; its backbone is not run again."""
+    from transformers.modeling_outputs import BaseModelOutputWithPast
 
     def feed(_module, args):
         return (hidden, *args[1:])

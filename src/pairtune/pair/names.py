@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.core_model_loading import WeightConverter, rename_source_key, revert_weight_conversion
 
 from pairtune.errors import DeltaMismatch
+
+if TYPE_CHECKING:  # transformers takes seconds to import, and is when a model is loaded
+    from transformers import PreTrainedModel
 
 
 class Names:
@@ -55,6 +57,8 @@ class Names:
 
     def to_disk(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors by memory name → the same by stored name; fused ones are split, which is exact."""
+        from transformers.core_model_loading import revert_weight_conversion
+
         reverted = revert_weight_conversion(self._model, {self.tied.get(k, k): v for k, v in tensors.items()})
         return {self._as_stored(name): tensor for name, tensor in reverted.items()}
 
@@ -83,6 +87,8 @@ class Names:
 
     def _fuse(self, memory: str, pieces: dict[str, Tensor]) -> Tensor:
         """Run the loader's own conversion forwards on the stored pieces of one tensor."""
+        from transformers.core_model_loading import WeightConverter, rename_source_key
+
         conversions = list(getattr(self._model, "_weight_conversions", None) or [])
         converters = [item for item in conversions if isinstance(item, WeightConverter)]
         renamings = [item for item in conversions if not isinstance(item, WeightConverter)]
