@@ -7,69 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given
+from tests.pair.deltas import BASE, ONE, combined, deltas, dense, make, one, quick, same, scalars
 
 from pairtune.errors import DeltaMismatch, InputError, MissingView
 from pairtune.pair.delta import Delta
-from pairtune.pair.parts import Dense, LowRank, Module, Part, Rows, Sparse, Value
-
-SHAPES = {"layers.2.w": (5, 4), "layers.10.w": (3, 6), "norm.weight": (7,)}
-KINDS = ("dense", "value", "sparse", "low-rank", "rows")
-ONE = {"layers.2.w": (5, 4)}
-quick = settings(max_examples=40, deadline=None)
-scalars = st.floats(-3, 3, allow_subnormal=False).filter(lambda x: x == 0 or abs(x) > 1e-3)
-
-
-def normal(rng, *shape):
-    return torch.randn(shape, generator=rng)
-
-
-BASE = {name: normal(torch.Generator().manual_seed(i), *shape) for i, (name, shape) in enumerate(SHAPES.items())}
-
-
-def make(kind: str, rng, name: str) -> Part:
-    shape = SHAPES[name]
-    if kind == "value":
-        return Value(normal(rng, *shape))
-    if kind == "sparse":
-        count = BASE[name].numel() // 2
-        return Sparse.of(shape, torch.randperm(BASE[name].numel(), generator=rng)[:count], normal(rng, count))
-    if kind == "low-rank" and len(shape) == 2:
-        return LowRank(normal(rng, 2, shape[1]), normal(rng, shape[0], 2), float(normal(rng)))
-    if kind == "rows" and len(shape) == 2:
-        old = (None, Value(normal(rng, *shape)), make("low-rank", rng, name))[int(torch.randint(3, (), generator=rng))]
-        return Rows(shape[0], normal(rng, 2, shape[1]), old)
-    return Dense(normal(rng, *shape))
-
-
-@st.composite
-def deltas(draw, kinds=KINDS, names=tuple(SHAPES)) -> Delta:
-    """Some of the tensors, each changed in some way."""
-    rng = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
-    chosen = draw(st.lists(st.sampled_from(names), unique=True, max_size=len(names)))
-    return Delta({name: make(draw(st.sampled_from(kinds)), rng, name) for name in chosen}, base=BASE.__getitem__)
-
-
-def dense(delta: Delta) -> dict[str, torch.Tensor]:
-    """The change of every tensor in float64, with room for added rows; zero where the delta names none."""
-    found = {}
-    for name, base in BASE.items():
-        out = torch.zeros(base.shape[0] + 2, *base.shape[1:], dtype=torch.float64)
-        if name in delta:
-            difference = delta[name].difference(base, torch.float64)
-            out[: len(difference)] = difference
-        found[name] = out
-    return found
-
-
-def same(found: Delta, expected: dict[str, torch.Tensor], tolerance: float = 2e-5) -> bool:
-    return all(torch.allclose(d, expected[name], 0, tolerance) for name, d in dense(found).items())
-
-
-def combined(*terms: tuple[float, Delta]) -> dict[str, torch.Tensor]:
-    return {name: torch.stack([s * dense(delta)[name] for s, delta in terms]).sum(0) for name in BASE}
-
+from pairtune.pair.parts import Dense, LowRank, Module, Rows, Sparse, Value
 
 # -- the laws --------------------------------------------------------------------------------------------------------
 
@@ -126,10 +69,6 @@ def test_nothing_that_is_combined_changes(a):
 
 
 # -- what stays cheap, and exact ---------------------------------------------------------------------------------------
-
-
-def one(part: Part, **keywords) -> Delta:
-    return Delta({"layers.2.w": part}, **keywords)
 
 
 def test_low_rank_and_sparse_stay_what_they_are():
@@ -300,67 +239,6 @@ def test_norms_by_layer_keep_encoder_and_decoder_apart():
 def test_a_base_of_another_shape_is_named_by_norms():
     with pytest.raises(DeltaMismatch, match=r"^layers\.2\.w"):
         one(Dense(torch.ones(4, 4)), base=BASE.__getitem__).norms()
-
-
-@given(deltas(), st.sampled_from(["dense", "sparse"]))
-@quick
-def test_dense_and_sparse_are_exact_forms_of_each_other(delta, kind):
-    found = delta.to(kind)
-    assert {part.kind for part in found.values()} <= {kind, "rows"}
-    for name, part in found.items():
-        assert torch.equal(part.difference(BASE[name]), delta[name].difference(BASE[name]))
-    back = found.to("dense")
-    assert all(torch.equal(dense(back)[name], dense(found)[name]) for name in BASE)
-
-
-def test_sparse_leaves_out_exact_zeros_only():
-    diff = torch.tensor([[0.0, 1e-45, -0.0], [float("inf"), 2.0, 0.0]])
-    part = Delta({"w": Dense(diff)}).to("sparse")["w"]
-    assert part.index.tolist() == [1, 3, 4]  # type: ignore[attr-defined]
-    again = Delta({"w": Sparse((3,), torch.tensor([0, 2]), torch.tensor([0.0, 5.0]))}).to("sparse")["w"]
-    assert again.index.tolist() == [2]  # type: ignore[attr-defined]
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(0, 3))
-@quick
-def test_low_rank_finds_the_rank_that_is_there(seed, rank):
-    rng = torch.Generator().manual_seed(seed)
-    product = (normal(rng, 20, rank).double() @ normal(rng, rank, 16).double()).float()
-    part = Delta({"w": Dense(product)}).to("low-rank")["w"]
-    assert isinstance(part, LowRank)
-    assert part.rank == rank
-    assert torch.allclose(part.difference(), product, atol=1e-5)
-
-
-def test_low_rank_says_which_rank_it_would_need():
-    rng = torch.Generator().manual_seed(0)
-    delta = Delta({"a": Dense(normal(rng, 8, 2) @ normal(rng, 2, 8)), "b": Dense(normal(rng, 8, 8))})
-    with pytest.raises(DeltaMismatch, match=r"^b: its numerical rank is 8.*rank=8"):
-        delta.to("low-rank")
-    with pytest.raises(DeltaMismatch, match=r"^b: its numerical rank is 8, so that rank 3 would lose.*rank=8"):
-        delta.to("low-rank", rank=3)
-    full = delta.to("low-rank", rank=8)
-    assert {name: part.rank for name, part in full.items()} == {"a": 2, "b": 8}  # type: ignore[attr-defined]
-    assert torch.allclose(full.difference("b"), delta.difference("b"), atol=1e-5)
-    with pytest.raises(DeltaMismatch, match=r"^v: .*only matrices"):
-        Delta({"v": Dense(torch.ones(4))}).to("low-rank")
-    with pytest.raises(DeltaMismatch, match="NaN"):
-        Delta({"v": Dense(torch.full((4, 4), float("nan")))}).to("low-rank")
-    with pytest.raises(InputError, match=r"'lora'.*low-rank"):
-        delta.to("lora")
-
-
-def test_a_low_rank_sum_is_brought_back_to_the_rank_that_it_has():
-    rng = torch.Generator().manual_seed(1)
-    a, b = (Delta({"w": LowRank(normal(rng, 2, 30), normal(rng, 20, 2), 0.5)}) for _ in range(2))
-    wide = (a + b) - b
-    assert wide["w"].rank == 6  # type: ignore[attr-defined]
-    thin = wide.to("low-rank")["w"]
-    assert isinstance(thin, LowRank)
-    assert thin.rank == 2
-    assert torch.allclose(thin.difference(), a.difference("w"), atol=1e-5)
-    assert (a - a).to("low-rank")["w"].rank == 0  # type: ignore[attr-defined]
-    assert a.to("low-rank")["w"] is a["w"]
 
 
 def test_finiteness_names_the_tensors():
