@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from pairtune.training.config import RunConfig
 
 log = logging.getLogger("pairtune")
-# Settings that may differ between a run and its continuation: they do not reach the numbers.
-FREE = ("out", "device", "stages")
+# Settings that may differ between a run and its continuation: they do not reach the numbers. Base and data are known by
+# their content, wherever they lie.
+FREE = ("out", "device", "stages", "base", "revision", "data")
 FREE_TRAINING = ("keep", "trackers", "push_to_hub", "cache_gb")
 
 
