@@ -104,6 +104,11 @@ class Base:
         new = frozenset(info["missing_keys"]) | {item[0] for item in info["mismatched_keys"]}
         if quantize is None:
             model.to(device)  # type: ignore[arg-type]
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                # On some CPUs bitsandbytes lays 4-bit weights out anew at the first evaluation, and from then on
+                # no gradient passes through them, without a word.
+                module.support_avx512bf16_for_cpu = False
         model.eval().requires_grad_(False)
         base = cls(
             model=model,

@@ -96,6 +96,7 @@ def _from_card(folder: Path, base: Base | str | None, onto: bool, dtype: str | N
     for record in card.stack:
         where = safe_join(folder, record.folder) if record.folder != "." else folder
         pair.push(_install(pair, record, where))
+    pair.model.eval()
     if (folder / "tokenizer_config.json").exists():
         pair.tokenizer = hub.load_tokenizer(folder)
     return pair
@@ -133,6 +134,7 @@ def _from_adapter(
     pair = Pair(source)
     record = {"tuner": {"name": f"peft:{kind}"}, "source": str(folder)}
     pair.push(Layer(installed, lambda: tuner.extract(installed), record))
+    pair.model.eval()
     return pair
 
 

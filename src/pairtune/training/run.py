@@ -114,7 +114,7 @@ def load_task(config: RunConfig) -> Task:
 
 def load_base(config: RunConfig, task: Task) -> Base:
     """The base, with a head for the task where it is an encoder."""
-    base = Base.load(
+    return Base.load(
         config.base,
         task=task.kind,
         labels=task.labels or None,
@@ -124,12 +124,6 @@ def load_base(config: RunConfig, task: Task) -> Base:
         quantize=config.quantize,
         head_seed=config.seed,
     )
-    for module in base.model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            # On some CPUs bitsandbytes lays 4-bit weights out anew at the first evaluation, and from then on
-            # no gradient passes through them, without a word.
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-    return base
 
 
 def check(config: RunConfig, stages: list[RunConfig], task: Task) -> list[str]:
