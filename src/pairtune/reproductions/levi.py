@@ -38,7 +38,8 @@ FROZEN_RATES, TUNED_RATES = (3e-4, 1e-3, 3e-3, 1e-2), (1e-5, 3e-5, 1e-4, 3e-4)
 LEVI: dict[str, Any] = {"name": "levi"}
 # Arm → (tuner or stages, grid of learning rates).
 ARMS: dict[str, tuple[Any, tuple[float, ...]]] = {
-    "linear probe": ({"name": "head"}, FROZEN_RATES),
+    # On the mean of the last block's tokens, as this encoder was trained to be read.
+    "linear probe": (LEVI | {"layers": "last", "small": "none", "depth": 1}, FROZEN_RATES),
     "LEVI": (LEVI, FROZEN_RATES),
     "(a) no small model": (LEVI | {"small": "none"}, FROZEN_RATES),
     "(b) last block only": (LEVI | {"layers": "last"}, FROZEN_RATES),
@@ -46,6 +47,7 @@ ARMS: dict[str, tuple[Any, tuple[float, ...]]] = {
     "(d) dependent view": (LEVI | {"view": "base"}, FROZEN_RATES),
     "(g) random base": (LEVI | {"random_base": 1}, FROZEN_RATES),
     "full tuning": ({"name": "full"}, TUNED_RATES),
+    "the model's own head": ({"name": "head"}, FROZEN_RATES),
     "LP-FT": ([{"tuner": {"name": "head"}, "training": {"lr": 3e-3}}, {"tuner": {"name": "full"}}], TUNED_RATES),
     "LEVI on the tuned base": ([{"tuner": {"name": "full"}}, {"tuner": LEVI, "training": {"lr": 1e-3}}], TUNED_RATES),
 }
