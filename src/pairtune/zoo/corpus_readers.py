@@ -1,8 +1,9 @@
 """Readers that turn unpacked public packages into plain English documents, one function a kind of source.
 
-A reader takes the folder that holds the unpacked packages (one sub-folder a package, named as the package) and yields
-strings. What is not running English (markup, code, tables of symbols) is dropped here, because a small model that has
-seen markup spends its few parameters on markup.
+A reader takes the folder that holds the unpacked packages (one sub-folder a package, named as the package; the wheels
+of the voice skills lie in `voice-skills/`, the text sets in folders of their own names) and yields strings. What is not
+running English (markup, code, tables of symbols) is dropped here, because a small model that has seen markup spends its
+few parameters on markup.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ tuned: it writes English that is locally fluent, and it knows nothing you should
 
 - {tokens:,} tokens seen, {steps:,} steps, {hours:.1f} hours, {speed:,.0f} tokens a second{hardware}.{date}
 - Muon (matrices of the layers) and AdamW (embeddings, norms; betas 0.9, 0.95), weight decay 0.1, gradients clipped at
-  norm 1, bfloat16 products with float32 weights and sums; warm-up, constant rate, linear decay to zero.
+  norm 1, bfloat16 products with float32 weights and sums; warm-up, constant rate, then decay to zero
+  (steps of 4,096 tokens, peak rate 0.003).
 - Scripts: `pairtune.zoo.corpus`, `pairtune.zoo.pretrain_lm`, `pairtune.zoo.export_lm`, run as
 
 ```
@@ -46,8 +47,9 @@ hundred was held out.
 "Lines dropped" counts the lines that share a run of {ngram} words with, or as a whole short sentence equal, the test
 parts of the public sets that pairtune's own experiments score: CLINC150, BANKING77, SMS Spam, Amazon reviews, SST-2 and
 IMDB, 20 Newsgroups, GSM8K, Super-NaturalInstructions, counterfactual SNLI, HANS, AG News, LIAR (of CLINC150 and
-BANKING77 also the training parts). None of those sets was used for training. The instructions come from a collection
-that itself drew prompts from many public tasks, so related tasks may occur in other words.
+BANKING77 also the training parts), and the validation books and test preferences that pairtune measures with. None of
+those sets was used for training. The instructions come from a collection that itself drew prompts from many public
+tasks, so related tasks may occur in other words.
 
 Some sources are under share-alike or copyleft licences (named above). Their texts are not distributed here, only
 weights trained on them.
@@ -66,8 +68,9 @@ tokens are left out.
 
 - Far too small and too briefly trained for facts, arithmetic, instructions or longer coherence. Do not use it to
   answer anybody.
-- English only. A third of the text is from before 1923, with the attitudes of its time; the chat part is unmoderated
+- English only. Almost a third of the text is from before 1923, with the attitudes of its time. The chat is unmoderated
   student conversation from which lines with contact details and explicit words were dropped by rule, not by hand.
+- Names and turns of phrase of single sources are easy to draw from it: the chats, the dictionary, the games.
 - It has seen little news, speech, reviews, code or mathematics: as the base of a likelihood ratio it says little about
   such text.
 - Texts beyond {context} tokens are beyond what it was trained on.
