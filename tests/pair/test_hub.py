@@ -103,14 +103,21 @@ def test_only_the_named_head_may_be_new(bert):
         hub.load_model(AutoModelForSequenceClassification, bert, num_labels=3, allow_new=head.__contains__)
 
 
+@pytest.fixture
+def talking():
+    """transformers says what it usually says, whatever other tests have turned down."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_warning()
+    yield
+    logging.set_verbosity(before)
+
+
+@pytest.mark.usefixtures("talking")
 def test_a_new_head_is_not_reported_twice(bert, monkeypatch):
     """transformers would print a table of it; `Base` says it in its one line."""
     records = []
     library = std_logging.getLogger("transformers.modeling_utils")
     monkeypatch.setattr(library, "handle", records.append)
-    monkeypatch.setattr(library, "level", std_logging.WARNING)  # whatever other tests have turned down
-    monkeypatch.setattr(library, "disabled", False)
-    library.manager._clear_cache()  # type: ignore[attr-defined]
     AutoModelForSequenceClassification.from_pretrained(bert)
     assert len(records) == 1, "the control"
     hub.load_model(AutoModelForSequenceClassification, bert, allow_new=lambda name: "classifier" in name)
