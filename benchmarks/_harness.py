@@ -7,7 +7,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ class Timing:
         return statistics.median(self.cpu)
 
 
-def interleave(contenders: dict[str, Callable[[], object]], repeats: int = 5, warmup: int = 1) -> dict[str, Timing]:
+def interleave(contenders: Mapping[str, Callable[[], object]], repeats: int = 5, warmup: int = 1) -> dict[str, Timing]:
     """Run all contenders in turn, `repeats` times after `warmup` rounds, so that a busy machine disturbs all alike."""
     timings = {name: Timing([], []) for name in contenders}
     for round_ in range(warmup + repeats):

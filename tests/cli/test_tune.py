@@ -29,7 +29,8 @@ def call(*words):
 
 def test_flags_make_a_pair_and_json_on_stdout_alone(tiny_bert, data, tmp_path, capsys):
     code = call(
-        "tune", "--base", tiny_bert, "--data", data, "--tuner", "lora", "--tuner.r", 2, "--constraint.l2sp.weight", "1e-3",
+        "tune", "--base", tiny_bert, "--data", data, "--tuner", "lora", "--tuner.r", 2,
+        "--constraint.l2sp.weight", "1e-3",
         "--training.max_steps", 4, "--training.batch_size=4", "--device", "cpu", "--out", tmp_path / "out", "--json",
     )  # fmt: skip
     streams = capsys.readouterr()
@@ -55,7 +56,8 @@ def test_a_run_file_with_flags_laid_over_it(tiny_bert, data, tmp_path, capsys):
 
 def test_faults_are_told_together_with_exit_code_2(tiny_bert, data, capsys):
     code = call(
-        "tune", "--base", tiny_bert, "--data", data, "--tuner", "lora", "--tuner.rnak", 2, "--constraint.l2spp.weight", 1,
+        "tune", "--base", tiny_bert, "--data", data, "--tuner", "lora", "--tuner.rnak", 2,
+        "--constraint.l2spp.weight", 1,
         "--training.batchsize", 4,
     )  # fmt: skip
     err = capsys.readouterr().err

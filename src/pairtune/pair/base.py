@@ -108,7 +108,7 @@ class Base:
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 # On some CPUs bitsandbytes lays 4-bit weights out anew at the first evaluation, and from then on
                 # no gradient passes through them, without a word.
-                module.support_avx512bf16_for_cpu = False
+                module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
         model.eval().requires_grad_(False)
         base = cls(
             model=model,
