@@ -152,3 +152,15 @@ def test_two_runs_into_one_folder(tiny_bert, data, tmp_path, capsys):
         code = call("tune", "--base", tiny_bert, "--data", data, "--device", "cpu", "--out", tmp_path / "out")
     assert code == 2
     assert "in use by another run" in capsys.readouterr().err
+
+
+def test_columns_are_overridden_by_flags(tiny_bert, tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    path.write_text("note,body,topic\n" + "".join(f"a much longer note {i},cat {i},{'ab'[i % 2]}\n" for i in range(40)))
+    words = ["tune", "--base", tiny_bert, "--data", path, "--training.max_steps", 4, "--out", tmp_path / "out"]
+    assert call(*words, "--data.text", "body", "--data.label", "topic", "--json") == 0
+    card = json.loads((tmp_path / "out" / "pair.json").read_text())
+    assert (card["task"]["text"], card["task"]["label"]) == (["body"], "topic")
+    capsys.readouterr()
+    assert call(*words, "--data.txt", "body") == 2
+    assert "did you mean text?" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import torch
 from pairtune.errors import DiskFull, FormatError, InputError
 from pairtune.pair import staging
 from pairtune.pair.files import open_safetensors, write_json, write_safetensors
-from pairtune.pair.staging import is_complete, newest_complete, recover, staged_folder, verify
+from pairtune.pair.staging import check_writable, is_complete, newest_complete, recover, staged_folder, verify
 
 
 def save(target: Path, value: float = 1.0) -> Path:
@@ -154,3 +154,11 @@ def test_recovery_does_not_touch_similar_names(tmp_path):
         (tmp_path / name).mkdir()
     assert recover(tmp_path) == []
     assert sorted(os.listdir(tmp_path)) == sorted(names)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where nothing can be created")
+def test_a_place_where_nothing_can_be_created_is_refused_at_once():
+    with pytest.raises(InputError):
+        check_writable(Path("/proc"))
+    with pytest.raises(InputError), staged_folder(Path("/proc/pair")):
+        pass

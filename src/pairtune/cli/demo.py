@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 BASE, DATA = "zoo:tiny-lm", "demo:helpdesk"
 # A text is much longer than its label: with a smaller weight of the text, one delta learns to say the label and still
 # has a likelihood of texts that means something.
-OBJECTIVE = {"name": "lm", "text_weight": 0.1}
-TRAINING = {"epochs": 10, "lr": 3e-3, "batch_size": 8, "patience": 4, "metric": "completion"}
+OBJECTIVE = {"name": "lm", "text_weight": 0.3}
+TRAINING = {"epochs": 5, "lr": 5e-4, "batch_size": 8, "patience": 2, "metric": "loss"}
 
 
 def demo(
@@ -37,8 +37,8 @@ def demo(
 
     start = time.monotonic()
     task = Task.load(DATA)
-    _say(f"1  Tune: {BASE} on {DATA}, {len(task.labels)} intents, LoRA")
-    config = {"base": BASE, "data": DATA, "tuner": "lora", "objective": OBJECTIVE, "training": TRAINING}
+    _say(f"1  Tune: {BASE} on {DATA}, {len(task.labels)} intents, all weights")
+    config = {"base": BASE, "data": DATA, "tuner": "full", "objective": OBJECTIVE, "training": TRAINING}
     pair = tune(config | {"seed": seed, "out": str(out)}, restart=True)
     _say("2  What changed in the weights (share of the base's norm, by layer)")
     frame.emit(None, False, text=moved(pair))
@@ -47,6 +47,7 @@ def demo(
     frame.emit(None, False, text=evaluation.table(found))
     _say("4  Which inputs was it tuned for? log p(base) − log p(variant); higher = further out")
     frame.emit(None, False, text=scoring.table(separate(pair, task)))
+    frame.emit(None, False, text="(length is the control: below 0.5, the texts from outside are the shorter ones)")
     frame.emit(None, False, text="\n" + examples(pair, task))
     _say("Done")
     text = (

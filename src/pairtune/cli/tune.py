@@ -10,6 +10,8 @@ import typer
 from pairtune.cli import dotted, frame
 from pairtune.errors import InputError
 
+DATA = ("kind", "text", "label", "labels", "splits", "separator", "name")  # what `Task.load` takes beside the source
+
 
 def tune(
     ctx: typer.Context,
@@ -40,6 +42,8 @@ def tune(
     flags = _flags(ctx.args, file, tuner, objective, constraint)
     plain = {"base": base, "data": data, "seed": seed, "device": device, "out": None if out is None else str(out)}
     values = {**flags, **{key: value for key, value in plain.items() if value is not None}}
+    if "data" in flags:  # --data.text and the like stand beside the source
+        values["data"] = {**({"source": data} if data is not None else {}), **flags["data"]}
     from pairtune.training.config import RunConfig
 
     config = RunConfig.read(_run_file(file), values) if file else RunConfig.of(values, "the command line")
@@ -83,7 +87,7 @@ def _flags(
         "constraint": constraint or [],
     }
     training = dotted.fields("pairtune.training.config", "Training")
-    values: dict[str, Any] = dotted.read(words, chosen, {"training": training})
+    values: dict[str, Any] = dotted.read(words, chosen, {"training": training, "data": DATA})
     for section, name in (("tuner", tuner), ("objective", objective)):
         if name is not None or section in values:
             inner = values.get(section, {})

@@ -110,8 +110,8 @@ def claim(path: Path, *, folder: bool) -> int:
         try:
             descriptor = os.open(path, flags, 0o666)
         except FileNotFoundError:
-            if not path.parent.exists():
-                raise
+            if not folder or not path.parent.exists():
+                raise  # some file systems (/proc) answer so where nothing can be created
             continue  # a sweep came between the two lines
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
