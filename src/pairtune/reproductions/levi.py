@@ -3,7 +3,7 @@
 Paper: "LEVI: Generalizable Fine-tuning via Layer-wise Ensemble of Different Views", arXiv 2402.04644 (ICML 2024).
 
 Setting, cut to two cores: a frozen 22 M-parameter sentence encoder (`zoo:minilm`), 600 training and 200 validation
-reviews, the first 64 tokens of each, 300 test reviews a domain. Every arm has the same number of passes over the data
+reviews, the first 64 tokens of each, 300 test reviews a domain. Every stage of every arm has the same number of passes
 with early stopping on ID validation, and a learning rate out of four chosen on ID validation with seed 0. Nothing is
 chosen on a test split.
 
@@ -117,7 +117,6 @@ def _rate(results: Results, task: Task, arm: str, tuner: Any, rates: tuple[float
 def _tuned(results: Results, task: Task, arm: str, tuner: Any, rate: float, seed: int, settings: dict) -> Pair:
     """Tune one arm. Runs share the cached activations of the frozen base, which depend on no seed."""
     out = results.folder / "arms.sweep" / f"{list(ARMS).index(arm)}-{rate:g}-{seed}"
-    budget = "frozen_epochs" if ARMS[arm][1] is FROZEN_RATES else "tuned_epochs"
     config: dict[str, Any] = {
         "base": settings["base"],
         "data": str(results.folder / "reviews"),
@@ -126,7 +125,7 @@ def _tuned(results: Results, task: Task, arm: str, tuner: Any, rate: float, seed
     }
     config["training"] = {
         "lr": rate,
-        "epochs": settings[budget],
+        "epochs": settings["epochs"],
         "batch_size": 16,
         "max_length": settings["max_length"],
         "metric": "accuracy",
@@ -191,8 +190,7 @@ REPRODUCTION = Reproduction(
         "validation": 200,
         "test": 300,
         "max_length": 64,
-        "frozen_epochs": 10,
-        "tuned_epochs": 3,
+        "epochs": 6,
         "precision": "bf16",
     },
 )
