@@ -117,3 +117,23 @@ def test_first_changed_follows_the_names(tiny_llama, tiny_t5):
     assert first("model.embed_tokens.weight") == 0
     assert first("model.layers.2.mlp.up_proj.weight", "model.norm.weight") == 2
     assert first("model.norm.weight") == 4
+
+
+def test_swap_puts_another_delta_in_the_place_of_the_top_one(tiny_llama, pair):
+    from pairtune.errors import DeltaMismatch
+    from pairtune.pair.delta import Delta
+    from pairtune.pair.parts import Dense
+
+    name = "model.layers.1.mlp.up_proj.weight"
+    before, old = logits(pair.model), pair.top
+    with pytest.raises(DeltaMismatch):
+        pair.swap(Delta({"model.nothing": Dense(torch.ones(2, 2))}))
+    assert pair.top is old and torch.equal(logits(pair.model), before)
+    change = torch.full_like(pair.base.parameters[name], 0.25)
+    assert pair.swap(Delta({name: Dense(change)})) is old
+    expected = Base.load(tiny_llama)
+    with torch.no_grad():
+        expected.parameters[name].add_(change)
+    assert torch.equal(logits(pair.model), logits(expected.model))
+    with pair.off():
+        assert torch.equal(logits(pair.model), logits(Base.load(tiny_llama).model))

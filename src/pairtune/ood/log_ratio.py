@@ -8,9 +8,7 @@ the complexity and length of a text, which dominate a plain likelihood, cancel.
     S(x) = Σ_t [ log p_base(x_t | x_<t) − log p_variant(x_t | x_<t) ],   t = 2 … L        (sum)
     S(x) / (L − 1)                                                                          (token)
 
-x: token ids [L], the start token included where the tokenizer adds one. A text of one token has the score 0. On a pair
-with labels the same is taken over the classes, weighted by the variant's own probabilities: −KL(variant ‖ base), since
-there is no single label to take the ratio at; this form is not the paper's.
+x: token ids [L], the start token included where the tokenizer adds one. A text of one token has the score 0.
 """
 
 from __future__ import annotations
@@ -43,6 +41,4 @@ class LogRatio(Detector):
         if "log_ratio" not in batch:
             batch["log_ratio"] = pair.log_ratio(batch)
         ratio = batch["log_ratio"]
-        if ratio.unit == "label":
-            return -(ratio.variant.exp() * (ratio.variant - ratio.base)).sum(-1)
         return -(ratio.sum() if self.settings.normalize == "sum" else ratio.mean())  # type: ignore[attr-defined]

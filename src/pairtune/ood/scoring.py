@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from pairtune import registry
 from pairtune.data.buckets import batches
 from pairtune.data.collate import Collator
 from pairtune.data.tokens import Tokens
-from pairtune.data.verbalise import SEPARATOR, join
 from pairtune.errors import MissingView
 from pairtune.ood.metrics import Separation, separation
 
@@ -37,13 +36,12 @@ class Score:
     tokens: int
 
 
-def make_detectors(names: Sequence[str], settings: Mapping[str, Any] | None = None) -> dict[str, Detector]:
+def make_detectors(names: Sequence[str]) -> dict[str, Detector]:
     """Detectors by the names that people type; `log-ratio:token` is short for its setting `normalize`."""
     made = {}
     for name in names:
         stem, _, form = name.partition(":")
-        values = dict(settings or {}) | ({"normalize": form} if form else {})
-        made[name] = registry.build("ood", stem, values)
+        made[name] = registry.build("ood", stem, {"normalize": form} if form else {})
     return made
 
 
@@ -110,11 +108,6 @@ class Scorer:
 def texts_of(task: Task, split: Split) -> list[str]:
     """The texts of a split as a language model reads them."""
     return [task.prompt(row) for row in split]
-
-
-def texts_of_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
-    """The texts of rows outside a task, their columns joined in the same way."""
-    return (join([str(row[column]) for column in columns], SEPARATOR) for row in rows)
 
 
 def separate(

@@ -76,7 +76,7 @@ def _touched(base: Base, delta: Delta) -> list[str]:
     return list(dict.fromkeys(touched))
 
 
-def difference_of(base: Base, finetuned: Checkpoint, allow_missing: bool = False) -> Delta:
+def difference_of(base: Base, finetuned: Checkpoint) -> Delta:
     """The delta between a base and a fine-tuned checkpoint of it: the tensors whose stored values differ.
 
     Values stay on disk until asked for. Raises `BaseMismatch` when a tensor is missing, unexpected or has another
@@ -93,8 +93,6 @@ def difference_of(base: Base, finetuned: Checkpoint, allow_missing: bool = False
         if base.names.memory(name) is None:
             continue
         if bare not in theirs:
-            if allow_missing:
-                continue
             raise BaseMismatch(f"{finetuned.folder.name}: the tensor {name} of {base.source} is missing from it")
         old, new = base.checkpoint.shape(name), finetuned.shape(theirs[bare])
         if old == new:

@@ -52,7 +52,6 @@ class Card(pydantic.BaseModel):
     task: dict[str, Any] | None = None
     seed: int | None = None
     metrics: dict[str, Any] = {}
-    thresholds: dict[str, Any] = {}
     parents: list[str] = []
     versions: dict[str, str] = {}
     notes: list[str] = []
