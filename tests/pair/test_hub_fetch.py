@@ -40,11 +40,12 @@ print(json.dumps(answers))
 class Hub:
     """The part of the hub's interface that a download uses; remembers which files were asked for."""
 
-    def __init__(self, weights: bytes):
+    def __init__(self, weights: bytes, delta: bytes):
+        # Two contents: a file whose content is already in the cache is not fetched again.
         self.files = {
             "model.safetensors": weights,
             "tokenizer.json": b"{}",
-            "stack/0/delta.safetensors": weights,
+            "stack/0/delta.safetensors": delta,
             "chat_template.jinja": b"{{ messages }}",
             "README.md": b"words",
             "COMPLETE": b"{}",
@@ -94,8 +95,9 @@ class Hub:
 
 @pytest.fixture
 def server(tmp_path):
-    write_safetensors(tmp_path / "w.safetensors", {"a": torch.ones(2000)})
-    remote = Hub((tmp_path / "w.safetensors").read_bytes())
+    for name, fill in (("weights", 1.0), ("delta", 2.0)):
+        write_safetensors(tmp_path / f"{name}.safetensors", {"a": torch.full((2000,), fill)})
+    remote = Hub(*((tmp_path / f"{name}.safetensors").read_bytes() for name in ("weights", "delta")))
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -117,7 +119,10 @@ def server(tmp_path):
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 64  # a snapshot is fetched by many connections at once; the default of 5 refuses some
+
+    with Server(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         remote.url = f"http://127.0.0.1:{running.server_port}"
         yield remote
@@ -180,7 +185,8 @@ def test_fetching_refusing_and_working_from_the_cache(tmp_path, server):
 def test_an_interrupted_download_is_never_used(tmp_path, server):
     server.stall = True
     process = asking(tmp_path, server.url, ("owner/model", None))
-    assert server.stalled.wait(60)
+    while not server.stalled.wait(0.1):
+        assert process.poll() is None, process.communicate()
     process.kill()
     process.communicate()
     (offline,) = ask(tmp_path, server.url, ("owner/model", None), offline=True)
