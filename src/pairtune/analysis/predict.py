@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from pairtune.analysis.label_ranking import LabelRanker
 from pairtune.data.buckets import batches
 from pairtune.data.collate import Collator
 from pairtune.data.encode import Encoder
 from pairtune.errors import InputError
+from pairtune.pair.greedy import greedy
+from pairtune.pair.label_ranking import LabelRanker
 from pairtune.pair.pair import Pair, evaluating
 from pairtune.pair.views import log_probs
 
@@ -104,23 +104,12 @@ def token_losses(reader: Reader, split: Split) -> tuple[np.ndarray, np.ndarray]:
     return losses, counts
 
 
-@torch.inference_mode()
 def generated(reader: Reader, split: Split, new_tokens: int = NEW_TOKENS) -> list[str]:
     """What the model writes for each row's text, greedily, special tokens left out."""
-    pair, tokenizer = reader.pair, reader.pair.tokenizer
     texts = _text_ids(reader, split)
-    collate = Collator(tokenizer, pair.base.family, side="left")
     plan, order = batches([len(ids) for ids in texts], TOKENS_A_BATCH // 4)
     flat: list[str] = []
     for rows in plan:
-        batch = collate([{"input_ids": texts[i]} for i in rows])
-        inputs = {name: batch[name].to(pair.base.device) for name in ("input_ids", "attention_mask")}
-        with evaluating(pair.model):
-            model: Any = pair.model
-            ids: Tensor = model.generate(
-                **inputs, do_sample=False, max_new_tokens=new_tokens, pad_token_id=collate.pad_id
-            )
-        if pair.base.family == "causal":
-            ids = ids[:, inputs["input_ids"].shape[1] :]
-        flat += tokenizer.batch_decode(ids, skip_special_tokens=True)
+        ids = greedy(reader.pair, [texts[i] for i in rows], new_tokens, reader.collate.pad_id)
+        flat += reader.pair.tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [flat[place].strip() for place in order]

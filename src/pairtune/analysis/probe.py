@@ -6,19 +6,17 @@ base's features already allow is what a linear model on them reaches.
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
 import numpy as np
 import torch
 
 from pairtune.analysis.predict import Reader
 from pairtune.data.split import Split
 from pairtune.errors import MissingView
+from pairtune.pair.linear_probe import NAME, STRENGTHS, LinearProbe
 from pairtune.pair.views import hidden_states
 
-NAME = "base + linear probe"
-STRENGTHS = (0.1, 1.0, 10.0)
+__all__ = ["NAME", "Probe", "pooled"]
+
 MOST_ROWS = 4000
 
 
@@ -39,40 +37,23 @@ class Probe:
         self._fit(train.select(range(0, len(train), step)))
 
     def _fit(self, train: Split) -> None:
-        from sklearn.linear_model import LogisticRegressionCV, RidgeCV
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
         features, targets = pooled(self.reader, train), self._targets(train)
         if self.reader.task.kind == "regression":
-            model = RidgeCV(alphas=[1 / c for c in STRENGTHS])
+            from sklearn.linear_model import RidgeCV
+            from sklearn.pipeline import make_pipeline
+            from sklearn.preprocessing import StandardScaler
+
+            model = make_pipeline(StandardScaler(), RidgeCV(alphas=[1 / c for c in STRENGTHS])).fit(features, targets)
+            self._outputs = lambda found: model.predict(found)[:, None]
         else:
-            fewest = np.unique(targets, return_counts=True)[1].min()
-            make: Any = LogisticRegressionCV
-            model = make(
-                Cs=list(STRENGTHS),
-                l1_ratios=(0,),
-                cv=min(3, max(2, int(fewest))),
-                scoring="neg_log_loss",
-                max_iter=500,
-                use_legacy_attributes=False,
-            )
-        self._model = make_pipeline(StandardScaler(), model)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._model.fit(features, targets)
+            self._outputs = LinearProbe(features, targets, len(self.reader.task.labels)).log_probs
 
     def _targets(self, split: Split) -> np.ndarray:
         return np.array([self.reader.task.target(row) for row in split])
 
     def outputs(self, split: Split) -> np.ndarray:
         """As `head_outputs`: [N, C] log-probabilities, or [N, 1] numbers."""
-        features = pooled(self.reader, split)
-        if self.reader.task.kind == "regression":
-            return self._model.predict(features)[:, None]
-        found = np.full((len(split), len(self.reader.task.labels)), -30.0)
-        found[:, self._model.classes_] = self._model.predict_log_proba(features)
-        return found
+        return self._outputs(pooled(self.reader, split))
 
 
 @torch.inference_mode()

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pairtune.analysis.label_ranking import LabelRanker
 from pairtune.errors import InputError
 from pairtune.pair.base import Base
+from pairtune.pair.label_ranking import LabelRanker
 from pairtune.pair.pair import Pair
 
 TEXTS = [[1, 20, 31], [1, 8, 9, 30, 41, 22, 17], [1, 5]]

@@ -1,0 +1,69 @@
+"""A linear classifier on frozen features: the base's side of a comparison where the head is new.
+
+A new head belongs to the delta, so that the base has none, and comparing with a random one would say nothing. What the
+base's features already allow is what a linear model on them reaches.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from pairtune.errors import InputError
+
+NAME = "base + linear probe"
+STRENGTHS = (0.1, 1.0, 10.0)  # inverse regularisation that is tried
+LEAST = -30.0  # log-probability of a class that no training row has
+
+
+class LinearProbe:
+    """Multinomial logistic regression on standardised features; the strength is chosen by 3-fold cross-validation.
+
+    Args:
+        features: [N, d] of training rows.
+        targets: [N] class indices, at least two different ones.
+        classes: how many classes there are.
+
+    Raises `InputError` where the rows have fewer than two classes.
+    """
+
+    def __init__(self, features: np.ndarray, targets: np.ndarray, classes: int):
+        from sklearn.linear_model import LogisticRegressionCV
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        counts = np.unique(targets, return_counts=True)[1]
+        if len(counts) < 2:
+            raise InputError("a linear probe needs training rows of at least two classes")
+        make: Any = LogisticRegressionCV
+        model = make(
+            Cs=list(STRENGTHS),
+            l1_ratios=(0,),
+            cv=min(3, max(2, int(counts.min()))),
+            scoring="neg_log_loss",
+            max_iter=500,
+            use_legacy_attributes=False,
+        )
+        pipeline = make_pipeline(StandardScaler(), model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pipeline.fit(features, targets)
+        scaler, fitted = pipeline[0], pipeline[-1]
+        self.classes = classes
+        self.known = fitted.classes_
+        coefficients, offsets = fitted.coef_, fitted.intercept_
+        if len(self.known) == 2:  # scikit-learn keeps one row then; the other's is its negative
+            coefficients = np.concatenate([-coefficients, coefficients]) / 2
+            offsets = np.concatenate([-offsets, offsets]) / 2
+        self.weight = coefficients / scaler.scale_
+        self.bias = offsets - self.weight @ scaler.mean_
+
+    def log_probs(self, features: np.ndarray) -> np.ndarray:
+        """[N, C] log-probabilities."""
+        logits = features @ self.weight.T + self.bias
+        top = logits.max(axis=1, keepdims=True)
+        found = np.full((len(features), self.classes), LEAST)
+        found[:, self.known] = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+        return found
