@@ -7,11 +7,8 @@ from torch.nn import functional as F
 from pairtune import registry
 from pairtune.constraints import Constraint
 from pairtune.constraints import kl as kl_file
-from pairtune.constraints.freeze import Freeze
 from pairtune.constraints.kl import KL
 from pairtune.constraints.l2sp import L2SP
-from pairtune.constraints.layer_decay import LayerDecay
-from pairtune.constraints.reinit import Reinit
 from pairtune.errors import ConfigError, MissingView
 
 from .pairs import dense_pair
@@ -125,58 +122,6 @@ def test_kl_on_classes_and_its_refusal_of_a_new_head(tiny_bert, tmp_path):
     base = pair.base_outputs(BATCH).logits
     expected = F.kl_div(out.logits.log_softmax(-1), base.log_softmax(-1), reduction="batchmean", log_target=True)
     torch.testing.assert_close(constraint.penalty(pair, BATCH, out), expected)
-
-
-def test_layer_decay_gives_each_depth_its_factor(tiny_bert):
-    pair = dense_pair(tiny_bert, task="classification", labels=LABELS)
-    scale = {n: group["lr_scale"] for group in LayerDecay(factor=0.5).parameter_groups(pair) for n in group["names"]}
-    assert scale.keys() == dict(pair.trainable()).keys()
-    assert scale["bert.embeddings.word_embeddings.weight"] == 0.5**4
-    assert scale["bert.embeddings.LayerNorm.weight"] == 0.5**4
-    assert scale["bert.encoder.layer.0.attention.self.query.weight"] == 0.5**3
-    assert scale["bert.encoder.layer.2.output.dense.bias"] == 0.5
-    assert scale["bert.pooler.dense.weight"] == scale["classifier.weight"] == 1.0
-
-
-def test_freeze_by_part_and_its_refusals(tiny_bert):
-    pair = dense_pair(tiny_bert, task="classification", labels=LABELS)
-    Freeze(embeddings=True, blocks=1, pattern="*.attention.*").prepare(pair)
-    frozen = {name for name, p in pair.trainable() if not p.requires_grad}
-    assert frozen == {
-        name for name, _ in pair.trainable() if "embeddings." in name or "layer.0." in name or ".attention." in name
-    }
-    for settings, message in (
-        ({}, "choose what to freeze"),
-        ({"blocks": 9}, "9 asked for, .* has 3"),
-        ({"pattern": "nothing*", "blocks": 1}, "pattern: no trainable tensor"),
-        ({"pattern": "*"}, "nothing is left to tune"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            Freeze(**settings).prepare(dense_pair(tiny_bert, task="classification", labels=LABELS))
-
-
-def test_reinit_draws_the_top_blocks_anew_and_leaves_the_base(tiny_bert):
-    pair = dense_pair(tiny_bert)
-    before = {name: p.detach().clone() for name, p in pair.trainable()}
-    with pair.off():
-        base = {name: p.detach().clone() for name, p in pair.base.model.named_parameters()}
-    torch.manual_seed(3)
-    Reinit(blocks=2).prepare(pair)
-    changed = {name for name, p in pair.trainable() if not torch.equal(p, before[name])}
-    weights = {n for n in before if ("layer.1." in n or "layer.2." in n) and n.endswith("weight") and "Norm" not in n}
-    assert weights
-    assert changed >= weights
-    assert not any("layer.0." in name or "embeddings" in name for name in changed)
-    with pair.off():
-        assert all(torch.equal(p, base[name]) for name, p in pair.base.model.named_parameters())
-
-
-def test_reinit_refuses_a_tuner_that_does_not_own_the_blocks(tiny_bert):
-    pair = dense_pair(tiny_bert, only=lambda name: "layer.2." not in name)
-    with pytest.raises(ConfigError, match=r"does not train the weights of .*layer\.2"):
-        Reinit(blocks=1).prepare(pair)
-    with pytest.raises(ConfigError, match="4 asked for"):
-        Reinit(blocks=4).prepare(dense_pair(tiny_bert))
 
 
 CHEAPEST = {"freeze": {"embeddings": True}}
