@@ -104,13 +104,17 @@ def test_nan_in_a_checkpoint_or_a_delta_is_refused_by_name(tiny_llama, finetuned
         Base.load(tmp_path / "nan")
 
 
-def test_a_tampered_delta_is_refused(tiny_llama, finetuned, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "place", "named"),
+    [("delta.safetensors", -1, r"tensor 'model\.layers\.2\.mlp\.up_proj\.weight"), ("pair.json", 40, r"pair\.json")],
+)
+def test_one_flipped_bit_is_refused_and_named(tiny_llama, finetuned, tmp_path, name, place, named):
     Pair.from_checkpoints(str(tiny_llama), finetuned).save(tmp_path / "pair")
-    path = tmp_path / "pair" / "delta.safetensors"
+    path = tmp_path / "pair" / name
     data = bytearray(path.read_bytes())
-    data[-1] ^= 1
+    data[place] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(FormatError, match=r"delta\.safetensors"):
+    with pytest.raises(FormatError, match=f"changed or damaged since it was saved: .*{named}"):
         Pair.load(tmp_path / "pair")
 
 

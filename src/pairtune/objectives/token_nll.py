@@ -69,7 +69,7 @@ class _SummedNLL(torch.autograd.Function):
 
 
 def _slices(scored: Tensor, width: int) -> list[tuple[slice, int]]:
-    """Slices of rows of `width` elements that hold at most `AT_ONCE` elements each, with how many of them are scored."""
+    """Slices of rows of `width` elements, at most `AT_ONCE` elements each, and how many of their rows are scored."""
     step = max(1, (AT_ONCE if scored.device.type == "cpu" else ON_ACCELERATOR) // width)
     here = scored.cpu()  # one wait for the device, not one a slice
     parts = [slice(start, min(start + step, len(here))) for start in range(0, len(here), step)]

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from pairtune import registry
-from pairtune.errors import BaseMismatch, FormatError, InputError
+from pairtune.errors import BaseMismatch, InputError
 from pairtune.pair import hub
 from pairtune.pair.apply import difference_of, install_delta
 from pairtune.pair.base import Base
 from pairtune.pair.card import CARD_FILE, BaseRecord, Card, LayerRecord, library_versions
 from pairtune.pair.checkpoint import Checkpoint, tokenizer_digest
+from pairtune.pair.complete import verify
 from pairtune.pair.delta_io import load_delta, save_delta
 from pairtune.pair.files import open_safetensors, read_json, safe_join
 from pairtune.pair.installed import DELTA_FILE
@@ -77,9 +78,8 @@ def from_checkpoints(
 
 
 def _from_card(folder: Path, base: Base | str | None, onto: bool, dtype: str | None, device: str | None) -> Pair:
+    verify(folder)
     card = Card.load(folder)
-    for record in card.stack:
-        _check_hashes(folder, record)
     task = card.task or {}
     if not isinstance(base, Base):
         base = Base.load(
@@ -198,16 +198,6 @@ def _check_base(card: Card, base: Base, onto: bool) -> None:
         card.notes.append(f"applied onto {base.source} ({found.weights[:12]})")
     if expected.tokenizer != found.tokenizer and not onto:
         raise BaseMismatch(f"the tokenizer of {base.source} is not the one this delta was made with")
-
-
-def _check_hashes(folder: Path, record: LayerRecord) -> None:
-    where = safe_join(folder, record.folder) if record.folder != "." else folder
-    for name, expected in record.files.items():
-        path = safe_join(where, name)
-        if not path.exists():
-            raise FormatError(f"{path}: this file of the delta is missing")
-        if _sha256(path) != expected:
-            raise FormatError(f"{path}: its content is not what {CARD_FILE} recorded; the file was changed or damaged")
 
 
 def _sha256(path: Path) -> str:
