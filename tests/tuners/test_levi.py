@@ -10,6 +10,7 @@ from pairtune.errors import MissingView
 from pairtune.pair.base import Base
 from pairtune.pair.outputs import Outputs
 from pairtune.pair.pair import Layer, Pair
+from pairtune.training.optimizer import make_optimizer
 from pairtune.tuners.full import Full
 from pairtune.tuners.levi import Levi
 from pairtune.tuners.lora import LoRA
@@ -229,8 +230,11 @@ def test_with_a_lora_both_train(tiny_llama):
     loss_of(installed.model(**BATCH)).backward()
     silent = [name for name, p in installed.trainable() if p.grad is None or not bool(p.grad.any())]
     assert [name for name in silent if "layers.3" not in name] == []  # the last block's queries see one token's loss
-    assert set(installed.lr_scales.values()) == {0.1}
-    assert all(name.startswith("lora.") for name in installed.lr_scales)
+    groups = make_optimizer(Pair(base, [Layer(installed, lambda: None)]), [], 1e-2, 0.0).param_groups
+    rates = {name: group["lr"] for group in groups for name in group["names"]}
+    assert rates == {
+        name: pytest.approx(1e-3 if name.startswith("lora.") else 1e-2) for name, _ in installed.trainable()
+    }
     with torch.no_grad():
         on = installed.levi.features(BATCH)["pooled"]
         installed.off()

@@ -1,4 +1,4 @@
-"""AdamW over the delta's parameters, in groups by decay and by the constraints' learning-rate factors."""
+"""AdamW over the delta's parameters, in groups by decay and by learning-rate factors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101), betas 0.9 and 0.999, eps 1e-8.
 
-    Biases, norms and other vectors do not decay. Factors of several constraints multiply. A group remembers the names
-    of its parameters under "names", which the checkpoint stores.
+    Biases, norms and other vectors do not decay. Factors of the tuner and of several constraints multiply. A group
+    remembers the names of its parameters under "names", which the checkpoint stores.
     """
-    scales: dict[str, float] = {}
+    scales = dict(pair.top.installed.lr_scales)
     for constraint in constraints:
         for group in constraint.parameter_groups(pair) or []:
             for name in group["names"]:

@@ -34,7 +34,7 @@ class InstalledLevi(Installed):
         model: what is called.
         adapter: a LoRA on the base that trains along.
         random: random weights in the place of the base's (an ablation).
-        lr_scales: learning rate by name of Parameter, as a multiple of the run's.
+        lora_lr: learning rate of that LoRA as a multiple of the run's.
     """
 
     def __init__(
