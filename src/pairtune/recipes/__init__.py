@@ -1,4 +1,4 @@
-"""Methods of several stages, as data: one run file a recipe, without base and data.
+"""Methods made of others, in one stage or several, as data: one run file a recipe, without base and data.
 
 A recipe is a YAML file here whose name is the name that people type. It is laid under the flags of `pairtune tune` like
 any run file, and what it does not say is taken from the run. Its opening comment says what it is: the first line in one
@@ -21,7 +21,7 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Recipe:
-    """One recipe. `values` is the run file's mapping; `stages` the tuner of each stage, in order."""
+    """One recipe. `values` is the run file's mapping; `stages` the tuner of each stage, in order (of one that has none, its own)."""
 
     name: str
     path: Path
@@ -32,7 +32,7 @@ class Recipe:
     @property
     def stages(self) -> list[str]:
         """The tuners by name, in order."""
-        tuners = [stage.get("tuner") for stage in self.values["stages"]]
+        tuners = [stage.get("tuner") for stage in self.values.get("stages") or [self.values]]
         return [tuner["name"] if isinstance(tuner, dict) else tuner for tuner in tuners]
 
 

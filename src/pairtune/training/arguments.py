@@ -48,6 +48,7 @@ def arguments(
         "warmup_steps": math.ceil(total * training.warmup),
         "seed": seed,
         "logging_steps": training.log_every,
+        "logging_first_step": True,  # where the loss began
         "save_strategy": "steps",
         "save_steps": save_every,
         "eval_strategy": "steps" if validate else "no",

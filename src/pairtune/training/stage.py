@@ -184,9 +184,11 @@ def _result(trainer: PairTrainer, lr: float, flight: dict[str, Any]) -> dict[str
     metrics = {
         f"validation {k.removeprefix('eval_')}": v for k, v in (lines[-1] if lines else {}).items() if "eval_" in k
     }
+    losses = [line["loss"] for line in state.log_history if "loss" in line]
     return {
         "steps": state.global_step,
         "chosen_step": chosen,
+        "losses": [losses[0], losses[-1]] if len(losses) > 1 else None,
         "lr": lr,
         "metrics": metrics,
         "metric": trainer.best.metric if trainer.best else "loss",
