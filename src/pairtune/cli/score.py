@@ -1,112 +1,159 @@
-"""is each input in distribution? the log ratio and its controls"""
+"""is each input in distribution? the log ratio and other detectors, a threshold, which tokens carried a score"""
 
 from __future__ import annotations
 
-import json as json_
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pairtune.cli import frame
+from pairtune.cli import dotted, frame
 from pairtune.errors import InputError
 
 if TYPE_CHECKING:
-    from pairtune.ood.scoring import Scorer
+    from pairtune.data.task import Task
+    from pairtune.ood.calibration import Threshold
+    from pairtune.ood.choosing import Choice
+    from pairtune.pair.pair import Pair
 
 
 def score(
+    ctx: typer.Context,
     pair: Annotated[str, typer.Argument(help="A pair's folder, a PEFT folder, or a fine-tuned checkpoint.")],
     inputs: Annotated[
         Path | None, typer.Argument(help="A file of texts (JSONL, CSV, Parquet, text; also .gz).")
     ] = None,
     data: Annotated[str | None, typer.Option(help="A task: how well test and OOD splits are told apart.")] = None,
-    text: Annotated[str | None, typer.Option(help="The text column of the inputs.")] = None,
-    detector: Annotated[list[str] | None, typer.Option(help="Detectors; `pairtune methods ood` lists them.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the scores here as JSONL instead of printing them.")] = None,
+    fit: Annotated[
+        str | None, typer.Option(help="A task: calibrate a threshold on its validation split and keep it in the pair.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="With --fit: the share of ID inputs to be flagged; by default 0.05.")
+    ] = None,
+    choose: Annotated[
+        bool, typer.Option("--choose", help="With --fit: find the detector by tuning again without some classes.")
+    ] = False,
+    detector: Annotated[
+        list[str] | None, typer.Option(help="Detectors, as log-ratio:token; `pairtune methods ood` lists them.")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="The text column(s) of the inputs.")] = None,
+    answer: Annotated[str | None, typer.Option(help="The inputs' column of answers, for forms that score one.")] = None,
+    mark: Annotated[
+        bool, typer.Option("--mark", help="Demand in/out marks by the pair's threshold; given anyway where it has one.")
+    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show which tokens carried the score.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the scores here as JSONL; a stopped run goes on where it was.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="With --out: forget a run that was stopped.")] = False,
     base: Annotated[str | None, typer.Option(help="The base, where the pair does not name it.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout (JSONL for inputs).")] = False,
 ) -> None:
-    """Score texts: a higher score means further from what the variant was tuned on."""
-    if (inputs is None) == (data is None):
-        raise InputError("give either a file of texts or --data TASK")
+    """Score texts: a higher score means further from what the variant was tuned on.
+
+    Give a file of texts, --data to measure how well OOD splits are told apart, or --fit to calibrate a threshold, by
+    which inputs are then marked in or out. Settings of detectors are dotted flags: --detector.knn.k 5.
+    """
+    if [inputs, data, fit].count(None) != 2:
+        raise InputError("give either a file of texts, --data TASK or --fit TASK")
+    _only(rate is not None or choose, fit is not None, "--rate and --choose", "--fit TASK")
+    _only(mark or explain or answer or out or restart or text, inputs is not None,
+          "--text, --answer, --mark, --explain, --out and --restart", "a file of texts")  # fmt: skip
+    _only(restart, out is not None, "--restart", "--out FILE")
     if inputs is not None and not inputs.exists():
         raise InputError(f"{inputs}: there is no such file")
-    from pairtune.ood import scoring
+    names = detector or None
+    stems = list(dict.fromkeys(name.split(":")[0] for name in names or []))
+    settings: dict[str, Any] = dotted.read(ctx.args, {"detector": stems}).get("detector", {})
+    from pairtune.ood.forms import make_detectors
     from pairtune.pair.pair import Pair
 
-    names = detector or list(scoring.DEFAULT)
-    scoring.make_detectors(names)
+    unnamed = [method for method in settings if method not in stems]
+    if unnamed:
+        raise InputError(f"--detector.{unnamed[0]}: this detector is not asked for; add --detector {unnamed[0]}")
+    make_detectors(names or [], settings)  # faults in names and settings, before anything is loaded
     loaded = Pair.load(pair, base)
     if data is not None:
-        from pairtune.data.task import Task
+        task = _task(data, loaded)
+        frame.emit(found := _separated(loaded, task, names, settings), json, text=table(found))
+    elif fit is not None:
+        _fit(loaded, Path(pair), _task(fit, loaded), names, settings, 0.05 if rate is None else rate, choose, json)
+    else:
+        assert inputs is not None
+        from pairtune.cli import _scored
 
-        found = scoring.separate(loaded, Task.load(data), names)
-        frame.emit(found, json, text=table(found))
-        return
-    assert inputs is not None
-    write(scoring.Scorer(loaded, names), inputs, text, out, json)
-
-
-def write(scorer: Scorer, inputs: Path, column: str | None, out: Path | None, as_json: bool) -> None:
-    """Score a file of any size and write a line a text, in order; a partial `--out` file never gets the final name."""
-    rows = _scored(scorer, _numbered(inputs, column))
-    if out is None:
-        for record in rows:
-            frame.emit(record, False, text=json_.dumps(record, ensure_ascii=False) if as_json else _line(record))
-        return
-    from pairtune.pair.disk import hidden_beside
-
-    place = hidden_beside(out, "partial")
-    try:
-        with place.open("w", encoding="utf-8") as file:
-            for record in rows:
-                file.write(json_.dumps(record, ensure_ascii=False) + "\n")
-        place.replace(out)
-    finally:
-        place.unlink(missing_ok=True)
+        wanted = _scored.Wanted(inputs, text, answer, mark, explain, out, restart, json)
+        _scored.run(loaded, Path(pair), wanted, names, settings)
 
 
-def _numbered(inputs: Path, column: str | None) -> Iterator[tuple[int, str]]:
-    """(line, text) of every row; the column is guessed from the first row."""
-    from pairtune.data.readers import read
-    from pairtune.errors import DataError
-    from pairtune.registry import suggest
-
-    for line, row in read(inputs):
-        if column is None:
-            texts = [name for name, value in row.items() if isinstance(value, str)]
-            column = "text" if "text" in row else max(texts, key=lambda name: len(row[name]), default=None)
-            if column is None:
-                raise DataError(f"no text column (columns: {', '.join(row)}); name it with --text", inputs, line)
-        if column not in row:
-            hint = suggest(column, row)
-            raise DataError(f"there is no column {column!r} (columns: {', '.join(row)}){hint}", inputs, line)
-        if not isinstance(row[column], str):
-            raise DataError(f"{column!r} is not a text but {type(row[column]).__name__}", inputs, line)
-        yield line, row[column]
+def _only(given: Any, fits: bool, flags: str, place: str) -> None:
+    if given and not fits:
+        raise InputError(f"{flags} go with {place}")
 
 
-def _scored(scorer: Scorer, rows: Iterator[tuple[int, str]]) -> Iterator[dict[str, Any]]:
-    from collections import deque
+def _task(source: str, pair: Pair) -> Task:
+    """The task, with the columns that the pair was tuned with."""
+    from pairtune.cli.eval import task_of
 
-    waiting: deque[tuple[int, str]] = deque()
-
-    def texts() -> Iterator[str]:
-        for line, text in rows:
-            waiting.append((line, text))
-            yield text
-
-    for found in scorer.stream(texts()):
-        line, text = waiting.popleft()
-        yield {"line": line, "text": text, "tokens": found.tokens, **found.scores}
+    return task_of(source, None, None, pair)
 
 
-def _line(record: dict[str, Any]) -> str:
-    scores = [f"{name} {value:9.3f}" for name, value in record.items() if name not in ("line", "text", "tokens")]
-    text = " ".join(record["text"].split())
-    return f"{record['line']:>6}  {'  '.join(scores)}  {text if len(text) <= 70 else text[:69] + '…'}"
+def _separated(pair: Pair, task: Task, names: list[str] | None, settings: dict[str, Any]) -> dict[str, Any]:
+    from pairtune.ood.scoring import Scorer, separate
+
+    if not any(name.startswith("ood/") for name in task.splits):
+        raise InputError(f"{task.name}: there is no OOD split to tell apart (splits: {', '.join(task.splits)})")
+    return separate(pair, task, scorer=Scorer(pair, names, settings=settings, task=task))
+
+
+def _fit(
+    pair: Pair,
+    folder: Path,
+    task: Task,
+    names: list[str] | None,
+    settings: dict[str, Any],
+    rate: float,
+    choose: bool,
+    as_json: bool,
+) -> None:
+    """Calibrate one detector, chosen or named, and keep it in the pair's folder."""
+    from pairtune.ood import calibration, choosing
+    from pairtune.ood.forms import default_names
+    from pairtune.ood.scoring import Scorer
+
+    if not folder.is_dir() or pair.card is None:
+        raise InputError(f"{folder}: a threshold is kept in a pair's own folder, which has a pair.json")
+    if not choose and len(names or [""]) > 1:
+        raise InputError("--fit calibrates one detector: name one with --detector, or let --choose find it among them")
+    if settings and choose:
+        raise InputError("--choose compares detectors by their defaults; leave the dotted settings out")
+    found: Choice | None = choosing.choose(pair, task, names) if choose else None
+    name = found.chosen if found else (names or default_names(pair, task))[0]
+    scorer = Scorer(pair, [name], settings=settings, task=task)
+    threshold = calibration.calibrate(scorer, task, rate)
+    checks = calibration.check(scorer, task, threshold)
+    calibration.store(folder, scorer, threshold)
+    report = {"threshold": threshold, "flagged": checks, "choice": found}
+    frame.emit(report, as_json, text=_fitted(threshold, checks, found, folder))
+
+
+def _fitted(threshold: Threshold, checks: dict[str, Any], choice: Choice | None, folder: Path) -> str:
+    parts = []
+    if choice:
+        rows = [
+            (name, *("{:.3f} ({:.3f}-{:.3f})".format(*area) for area in areas))
+            for name, areas in sorted(choice.auroc.items(), key=lambda item: -sum(a[0] for a in item[1]))
+        ]
+        head = ("detector", *(f"AUROC, round {i + 1}" for i in range(len(choice.held_out))))
+        parts.append(frame.columns(rows, head=head))
+        held = "\n".join(f"round {i + 1} held out: {', '.join(one)}" for i, one in enumerate(choice.held_out))
+        parts.append(f"{held}\n(held-out classes stood in for OOD: new topics of this task, nothing further away)")
+    kept = f"out where {threshold.detector} > {threshold.value:.6g}; kept in {folder / 'pair.json'}"
+    share = f"{threshold.expected:.2%} ({threshold.low:.2%} to {threshold.high:.2%})"
+    of = f"of ID inputs will be flagged, asked {threshold.rate:.2%}; {threshold.count} {threshold.data['split']} rows"
+    rows = [("threshold", kept), ("rate", f"{share} {of}")]
+    rows += [(name, f"{one[0]:.2%} ({one[1]:.2%} to {one[2]:.2%}) flagged") for name, one in checks.items()]
+    return "\n\n".join([*parts, frame.columns(rows)])
 
 
 def table(found: dict[str, Any]) -> str:

@@ -21,3 +21,6 @@ class Length(Detector):
 
     def score(self, pair: Pair, batch: dict[str, Any]) -> Tensor:
         return batch["attention_mask"].sum(-1).float()
+
+    def contributions(self, pair: Pair, batch: dict[str, Any]) -> tuple[str, Tensor]:
+        return "question", batch["attention_mask"].double()

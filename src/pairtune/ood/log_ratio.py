@@ -7,18 +7,28 @@ the complexity and length of a text, which dominate a plain likelihood, cancel.
 
     S(x) = Σ_t [ log p_base(x_t | x_<t) − log p_variant(x_t | x_<t) ],   t = 2 … L        (sum)
     S(x) / (L − 1)                                                                          (token)
+    S(x) / −Σ_t log p_base(x_t | x_<t)                                                      (base)
 
-x: token ids [L], the start token included where the tokenizer adds one. A text of one token has the score 0.
+x: token ids [L], the start token included where the tokenizer adds one. A text of one token has the score 0. The form
+divided by the base's own surprise is not in the paper.
+
+For a question q and an answer a, `part` says what x is: S_q (a plain text is a question), S_a (the answer as a text of
+its own), S_qa (both, in one row) and S_a|q = S_qa − S_q (the answer's tokens in that row). Without a given answer, it
+is what the variant itself writes greedily. Template tokens (start and end token, the separator, a chat template's
+words) are context and never summed; a row that is too long loses the beginning of its question, nothing of its answer.
+
+An encoder-decoder gives no probability to its source, so that it has S_a|q only.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 
 from pairtune import method
-from pairtune.ood import Detector
+from pairtune.ood import Detector, evidence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,13 +42,33 @@ class LogRatio(Detector):
     needs: ClassVar[frozenset[str]] = frozenset({"tokens"})
 
     class Settings(method.Settings):
-        normalize: Literal["sum", "token"] = Field(
-            "sum", description="sum over the text's tokens (the paper's main form) or mean per token"
+        normalize: Literal["sum", "token", "base"] = Field(
+            "sum",
+            description="sum over the tokens (the paper's main form), mean per token, or share of the base's surprise",
+        )
+        part: Literal["question", "answer", "both", "answer-given-question"] = Field(
+            "question", description="what is scored; a plain text is a question"
         )
 
+    settings: LogRatio.Settings
+
+    @property
+    def answers(self) -> bool:
+        return self.settings.part != "question"
+
     def score(self, pair: Pair, batch: dict[str, Any]) -> Tensor:
-        # Kept in the batch: the other form and whatever else scores it need not run the models again.
-        if "log_ratio" not in batch:
-            batch["log_ratio"] = pair.log_ratio(batch)
-        ratio = batch["log_ratio"]
-        return -(ratio.sum() if self.settings.normalize == "sum" else ratio.mean())  # type: ignore[attr-defined]
+        ratio = evidence.log_ratio(pair, batch, self.settings.part)
+        return -(ratio.sum() / self._scale(ratio))
+
+    def contributions(self, pair: Pair, batch: dict[str, Any]) -> tuple[str, Tensor]:
+        ratio = evidence.log_ratio(pair, batch, self.settings.part)
+        return evidence.HOLDER[self.settings.part], -ratio.values.double() / self._scale(ratio).unsqueeze(-1)
+
+    def _scale(self, ratio: Any) -> Tensor:
+        """[B] what the sum is divided by."""
+        if self.settings.normalize == "token":
+            return ratio.count().clamp(min=1)
+        if self.settings.normalize == "base":
+            surprise = -evidence.row_sum(torch.where(ratio.mask, ratio.base, 0.0))
+            return surprise.clamp(min=torch.finfo(torch.float32).tiny)
+        return torch.ones_like(ratio.sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -10,99 +10,122 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pairtune import registry
 from pairtune.data.buckets import batches
-from pairtune.data.collate import Collator
-from pairtune.data.tokens import Tokens
-from pairtune.errors import MissingView
+from pairtune.errors import InputError, NonFiniteError
+from pairtune.ood.batching import AT_ONCE, TOKENS_A_BATCH, Batcher, input_of
+from pairtune.ood.forms import available, default_names, make_detectors, refuse_misfits
+from pairtune.ood.inputs import Input
 from pairtune.ood.metrics import Separation, separation
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pairtune.data.split import Split
     from pairtune.data.task import Task
-    from pairtune.ood import Detector
     from pairtune.pair.pair import Pair
 
-AT_ONCE = 2048  # texts that are sorted by length together
-TOKENS_A_BATCH = 8192
 DEFAULT = ("log-ratio:sum", "log-ratio:token", "length")
+Given = str | Sequence[Any] | Input
+
+__all__ = ["DEFAULT", "Input", "Score", "Scorer", "available", "make_detectors", "score", "score_table", "separate"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """One text's scores by detector (higher = more out of distribution) and its number of tokens."""
+    """One text's scores by detector (higher = more out of distribution) and its number of tokens.
+
+    `answer` is the answer that was scored, where a detector reads one: the given one, or the variant's own.
+    """
 
     scores: dict[str, float]
     tokens: int
-
-
-def make_detectors(names: Sequence[str]) -> dict[str, Detector]:
-    """Detectors by the names that people type; `log-ratio:token` is short for its setting `normalize`."""
-    made = {}
-    for name in names:
-        stem, _, form = name.partition(":")
-        made[name] = registry.build("ood", stem, {"normalize": form} if form else {})
-    return made
+    answer: str | None = None
 
 
 class Scorer:
     """A pair and some detectors, ready to score texts.
 
     Args:
-        names: detectors, by default the log ratio in both its forms, and length alone.
+        names: detectors, by default the log ratio in both its forms and length alone, or what the pair's head allows.
         max_length: the most tokens of a text, the rest is cut; None: what the base takes.
+        settings: method → settings beside those in the names.
+        task: the pair's task, where it has no card that tells label names, columns and separator.
+        new_tokens: the most tokens of an answer that the variant writes.
 
     Raises `MissingView` where a detector needs a view that the pair does not have.
     """
 
-    def __init__(self, pair: Pair, names: Sequence[str] = DEFAULT, max_length: int | None = None):
-        self.pair, self.detectors = pair, make_detectors(names)
-        lacking = {name: d.needs - pair.views for name, d in self.detectors.items() if d.needs - pair.views}
-        if lacking:
-            name, views = next(iter(lacking.items()))
-            raise MissingView(
-                f"{name} needs the {' and '.join(sorted(views))} view, which a pair with a {pair.base.family} base does"
-                f" not have; this pair has {', '.join(sorted(pair.views))}"
-            )
-        limit = getattr(pair.base.model.config.get_text_config(), "max_position_embeddings", None)
-        self.max_length = max_length or limit or 512
-        self._tokens = Tokens(pair.tokenizer)
-        self._collate = Collator(pair.tokenizer, pair.base.family)
+    def __init__(
+        self,
+        pair: Pair,
+        names: Sequence[str] | None = None,
+        max_length: int | None = None,
+        *,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        task: Task | None = None,
+        new_tokens: int = 128,
+    ):
+        names = list(default_names(pair, task) if names is None else names)
+        self.pair, self.detectors = pair, make_detectors(names, settings)
+        refuse_misfits(pair, self.detectors, task)
+        needs = frozenset().union(*(detector.needs for detector in self.detectors.values()))
+        answers = any(detector.answers for detector in self.detectors.values())
+        self.batcher = Batcher(pair, needs, answers, max_length, task, new_tokens)
 
-    def stream(self, texts: Iterable[str]) -> Iterator[Score]:
-        """The score of every text, in order. A text without tokens scores 0."""
+    def fit(self, task: Task, split: str = "train") -> Scorer:
+        """Let every detector that must learn from ID data read a split of the task, whose labelled rows count."""
+        detectors = [one for one in self.detectors.values() if one.must_fit(self.pair)]
+        rows = self.batcher.labelled(task, task.split(split)) if detectors else iter(())
+        # One detector reads the batches as they come; several read them in turn, what each computes being kept.
+        shared: Iterable[dict[str, Any]] = list(rows) if len(detectors) > 1 else rows
+        for detector in detectors:
+            with torch.inference_mode():
+                detector.fit(self.pair, shared)
+        return self
+
+    def stream(self, texts: Iterable[Given]) -> Iterator[Score]:
+        """The score of every text, in order. A text without tokens scores 0.
+
+        Raises `InputError` for a detector that was not fitted, `NonFiniteError` for a score that is NaN or infinite.
+        """
+        self.require_fit()
         source = iter(texts)
         while chunk := list(islice(source, AT_ONCE)):
-            yield from self._chunk(chunk)
+            yield from self._chunk([Input.of(one) for one in chunk])
 
-    def table(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
+    def table(self, texts: Iterable[Given]) -> dict[str, np.ndarray]:
         """Detector → [N] scores."""
         found = list(self.stream(texts))
         return {name: np.array([one.scores[name] for one in found]) for name in self.detectors}
 
-    def _chunk(self, texts: list[str]) -> list[Score]:
-        ids = [self._encode(text) for text in texts]
-        lengths = [len(one) for one in ids]
-        plan, order = batches(lengths, TOKENS_A_BATCH)
-        flat: list[dict[str, float]] = []
-        for rows in plan:
-            flat += self._batch([ids[i] for i in rows])
-        return [Score(flat[place], lengths[i]) for i, place in enumerate(order)]
+    def require_fit(self) -> None:
+        """Raise `InputError` where a detector must be fitted and is not."""
+        for name, detector in self.detectors.items():
+            if detector.must_fit(self.pair) and not detector.fitted:
+                raise InputError(
+                    f"{name} must learn from ID data first: Scorer.fit(task), or `pairtune score --fit TASK`"
+                )
 
-    def _encode(self, text: str) -> list[int]:
-        if self.pair.base.family == "encoder":
-            return self._tokens.inputs([[text]], self.max_length)[0]["input_ids"]
-        ids = [*self._tokens.start, *self._tokens.plain([text])[0]]
-        return ids[: self.max_length] or [self._collate.pad_id]
+    def _chunk(self, inputs: list[Input]) -> list[Score]:
+        rows = self.batcher.rows(inputs)
+        plan, order = batches([row.longest for row in rows], TOKENS_A_BATCH)
+        flat: list[dict[str, float]] = []
+        for picked in plan:
+            flat += self._batch(self.batcher.batch([rows[i] for i in picked]))
+        return [Score(flat[place], len(row.question.ids), row.answer) for place, row in zip(order, rows, strict=True)]
 
     @torch.inference_mode()
-    def _batch(self, rows: list[list[int]]) -> list[dict[str, float]]:
-        batch: dict[str, Any] = self._collate([{"input_ids": row} for row in rows])
-        batch = {name: tensor.to(self.pair.base.device) for name, tensor in batch.items()}
-        if self.pair.base.family == "seq2seq":
-            batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-        columns = {name: detector.score(self.pair, batch).tolist() for name, detector in self.detectors.items()}
-        return [{name: column[i] for name, column in columns.items()} for i in range(len(rows))]
+    def _batch(self, batch: dict[str, Any]) -> list[dict[str, float]]:
+        columns = {name: self._finite(name, one.score(self.pair, batch)) for name, one in self.detectors.items()}
+        return [{name: column[i] for name, column in columns.items()} for i in range(len(batch["input_ids"]))]
+
+    def _finite(self, name: str, scores: Tensor) -> list[float]:
+        if not bool(scores.isfinite().all()):
+            raise NonFiniteError(
+                f"{name} gives a score that is NaN or infinite: the weights of base or variant overflow on this text; "
+                "`pairtune doctor --pair` looks for the layer"
+            )
+        return scores.tolist()
 
 
 def texts_of(task: Task, split: Split) -> list[str]:
@@ -110,20 +133,41 @@ def texts_of(task: Task, split: Split) -> list[str]:
     return [task.prompt(row) for row in split]
 
 
+def inputs_of(pair: Pair, task: Task, split: Split) -> list[Given]:
+    """The rows of a split as this pair was tuned to read them: texts, pairs of texts, questions with answers."""
+    return [input_of(pair, task, row) for row in split]
+
+
 def separate(
-    pair: Pair, task: Task, names: Sequence[str] = DEFAULT, resamples: int = 300
+    pair: Pair, task: Task, names: Sequence[str] | None = None, resamples: int = 300, *, scorer: Scorer | None = None
 ) -> dict[str, dict[str, Separation]]:
-    """OOD split → detector → how well its score separates the task's test split from that split."""
-    scorer = Scorer(pair, names)
-    inside = scorer.table(texts_of(task, task.split("test")))
+    """OOD split → detector → how well its score separates the task's test split from that split.
+
+    Detectors that must learn do so on the train split. `scorer` takes the place of `names`.
+    """
+    scorer = (scorer or Scorer(pair, names, task=task)).fit(task)
+    inside = scorer.table(inputs_of(pair, task, task.split("test")))
     found = {}
     for name, split in task.splits.items():
         if name.startswith("ood/"):
-            outside = scorer.table(texts_of(task, split))
+            outside = scorer.table(inputs_of(pair, task, split))
             found[name] = {d: separation(inside[d], outside[d], resamples) for d in scorer.detectors}
     return found
 
 
-def score(pair: Pair, texts: Iterable[str], detector: str = "log-ratio") -> list[float]:
+def score_table(
+    pair: Pair, texts: Iterable[Given], task: Task, names: Sequence[str] | None = None, **options: Any
+) -> dict[str, np.ndarray]:
+    """Detector → [N] scores of texts by every detector that works on this pair (or those named), in one call.
+
+    Args:
+        task: the ID task: its train split is what detectors learn from.
+        options: as for `Scorer`: `max_length`, `settings`, `new_tokens`.
+    """
+    chosen = available(pair, task) if names is None else names
+    return Scorer(pair, chosen, task=task, **options).fit(task).table(texts)
+
+
+def score(pair: Pair, texts: Iterable[Given], detector: str = "log-ratio") -> list[float]:
     """The score of each text: higher means further from what the variant was tuned on."""
     return [one.scores[detector] for one in Scorer(pair, [detector]).stream(texts)]

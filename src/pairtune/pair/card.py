@@ -55,6 +55,7 @@ class Card(pydantic.BaseModel):
     parents: list[str] = []
     versions: dict[str, str] = {}
     notes: list[str] = []
+    threshold: dict[str, Any] | None = None  # of a detector, by `pairtune score --fit`
 
     @property
     def fingerprint(self) -> Fingerprint:

@@ -1,0 +1,77 @@
+"""Score an input by how much surer of its own label the variant is than the base: the log ratio on labels.
+
+The analogue, for models that give probabilities to labels and not to texts, of the answer's score S_a|q in "Your
+Finetuned Large Language Model is Already a Powerful Out-of-distribution Detector", arXiv 2404.08679; the paper itself
+scores texts only.
+
+    S(x) = log p_base(y* | x) − log p_variant(y* | x),   y* = argmax_y p_variant(y | x)
+
+p(y | x) over the C classes: the head's softmax, or on a language model log p(label | text) normalised over the labels.
+Tuning makes the variant sure where it has learnt; where it is no surer than the base, the input is outside. A new head
+belongs to the delta, so that the base has none: its side is then "base + linear probe", a logistic regression on the
+base's pooled last block, fitted on ID training data. Nothing is compared with a random head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from pairtune.errors import InputError
+from pairtune.ood import Detector, evidence
+from pairtune.pair.linear_probe import LinearProbe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pairtune.pair.pair import Pair
+
+
+class LabelRatio(Detector):
+    """log p(base) − log p(variant) of the variant's own label."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"classes"})
+
+    def must_fit(self, pair: Pair) -> bool:
+        return pair.base.family == "encoder" and bool(pair.base.new_names)
+
+    def fit(self, pair: Pair, batches: Iterable[dict[str, Any]]) -> None:
+        if not self.must_fit(pair):
+            return
+        features, classes, count = [], [], 0
+        for batch in batches:
+            known = batch["classes"] >= 0
+            features.append(_base_features(pair, batch)[known].cpu())
+            classes.append(batch["classes"][known].cpu())
+            count = evidence.logits(pair, batch).shape[1]
+        if not features or not sum(map(len, features)):
+            raise InputError("label-ratio: the training data have no labels to fit the base's linear probe on")
+        probe = LinearProbe(torch.cat(features).numpy(), torch.cat(classes).numpy(), count)
+        known = torch.full((count,), float("-inf"))
+        known[probe.known] = 0.0
+        weight, bias = torch.zeros(count, probe.weight.shape[1]), torch.zeros(count)
+        weight[probe.known] = torch.tensor(probe.weight, dtype=torch.float32)
+        bias[probe.known] = torch.tensor(probe.bias, dtype=torch.float32)
+        self.fitted = {"weight": weight, "bias": bias, "known": (known == 0.0).float()}
+
+    def score(self, pair: Pair, batch: dict[str, Any]) -> Tensor:
+        variant = evidence.logits(pair, batch).log_softmax(-1)
+        best = variant.argmax(-1, keepdim=True)
+        return (self._base(pair, batch).gather(-1, best) - variant.gather(-1, best)).squeeze(-1)
+
+    def _base(self, pair: Pair, batch: dict[str, Any]) -> Tensor:
+        """[B, C] log-probabilities of the base's side."""
+        if not self.must_fit(pair):
+            with pair.off():
+                return evidence.side_logits(pair, batch).log_softmax(-1)
+        features = _base_features(pair, batch)
+        weight, bias, known = (self.fitted[name].to(features.device) for name in ("weight", "bias", "known"))
+        found = (features @ weight.T + bias).masked_fill(known == 0, float("-inf")).log_softmax(-1)
+        return found.clamp(min=-30.0)  # a class that no training row has: improbable, not impossible
+
+
+def _base_features(pair: Pair, batch: dict[str, Any]) -> Tensor:
+    with pair.off():
+        return evidence.pooled(pair, batch, -1, "mean")
