@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pairtune.analysis.diff import diff
     from pairtune.analysis.evaluate import evaluate
     from pairtune.data.task import Task
     from pairtune.ood.scoring import score
@@ -27,11 +28,12 @@ _HOME = {
     "Task": "pairtune.data.task",
     "tune": "pairtune.training.run",
     "evaluate": "pairtune.analysis.evaluate",
+    "diff": "pairtune.analysis.diff",
     "score": "pairtune.ood.scoring",
     "methods": "pairtune.registry",
 }
 
-__all__ = ["Base", "Delta", "Pair", "Task", "evaluate", "methods", "score", "tune"]
+__all__ = ["Base", "Delta", "Pair", "Task", "diff", "evaluate", "methods", "score", "tune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from pairtune.analysis import metrics as measures
-from pairtune.analysis import predict
+from pairtune.analysis.answers import BASE, Answers, gather
 from pairtune.analysis.paired import Difference, compare
-from pairtune.analysis.predict import Reader
-from pairtune.analysis.probe import NAME as PROBE
-from pairtune.analysis.probe import Probe
-from pairtune.errors import BaseMismatch, DataError
+from pairtune.analysis.report import Document, Report, Section, Table
 from pairtune.pair.pair import Pair
 
 if TYPE_CHECKING:
-    from pairtune.data.split import Split
     from pairtune.data.task import Task
 
-BASE = "base"
-Measured = tuple[dict[str, float], dict[str, np.ndarray]]
+__all__ = ["BASE", "Evaluation", "compared", "evaluate"]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Report):
     """What `evaluate` found.
 
     Attributes:
@@ -37,10 +29,21 @@ class Evaluation:
         skipped: split → why it was not scored.
     """
 
+    schema: ClassVar[str] = "pairtune.eval/1"
     metrics: dict[str, dict[str, dict[str, float]]]
     differences: dict[str, dict[str, dict[str, Difference]]]
     items: dict[str, int]
     skipped: dict[str, str] = field(default_factory=dict)
+
+    def document(self) -> Document:
+        """The metrics and the differences, as two tables."""
+        from pairtune.analysis.behaviour import differences_table, metrics_table, notes
+
+        tables: list[Table] = [metrics_table(self)]
+        if self.differences:
+            tables.append(differences_table(self))
+        section = Section("metrics", "Base and variants on the same items", "", [*tables, *notes(self)])
+        return Document("Evaluation", (), (), (), [section])
 
 
 def evaluate(
@@ -61,88 +64,20 @@ def evaluate(
     Raises `BaseMismatch` for pairs on different bases, `InputError` for a split that does not exist.
     """
     named = {"variant": pairs} if isinstance(pairs, Pair) else dict(pairs)
-    first = next(iter(named.values()))
-    for name, pair in named.items():
-        difference = first.base.fingerprint.first_difference(pair.base.fingerprint)
-        if difference is not None:
-            raise BaseMismatch(f"{name} stands on another base than {next(iter(named))}: {difference}")
     chosen = splits or [name for name in task.splits if name == "test" or name.startswith("ood/")]
-    found = Evaluation({}, {}, {})
-    probe: Probe | None = None
-    if first.base.new_names and task.kind in ("classification", "regression") and "train" in task.splits:
-        probe = Probe(Reader(first, task, max_length))
-    for name in chosen:
-        split, left_out = _scorable(task, name)
-        if not len(split):
-            found.skipped[name] = f"none of its {left_out} rows has a label of this task"
-            continue
-        if left_out:
-            found.skipped[name] = f"{left_out} rows without a label of this task are left out"
-        _evaluate_split(found, name, split, named, task, probe, generate, max_length)
+    return compared(gather(named, task, chosen, generate=generate, max_length=max_length))
+
+
+def compared(answers: Answers) -> Evaluation:
+    """The metrics of answers that were gathered, and every variant's differences from the base."""
+    found = Evaluation({}, {}, {}, dict(answers.skipped))
+    for name, one in answers.splits.items():
+        found.items[name] = len(one.rows)
+        found.metrics[name] = {model: side.metrics for model, side in one.sides.items()}
+        if one.base is not None:
+            before = one.sides[one.base].items
+            found.differences[name] = {
+                label: {metric: compare(before[metric], after) for metric, after in one.sides[label].items.items()}
+                for label in answers.variants
+            }
     return found
-
-
-def _scorable(task: Task, name: str) -> tuple[Split, int]:
-    """The rows of a split that have a target, and how many have none."""
-    split = task.split(name)
-    if task.label is None:
-        return split, 0
-    rows = [i for i, row in enumerate(split) if task.target(row) is not None]
-    return split.select(rows), len(split) - len(rows)
-
-
-def _evaluate_split(
-    found: Evaluation,
-    name: str,
-    split: Split,
-    named: Mapping[str, Pair],
-    task: Task,
-    probe: Probe | None,
-    generate: bool,
-    max_length: int | None,
-) -> None:
-    first = next(iter(named.values()))
-    measured: dict[str, Measured] = {}
-    if probe is not None:
-        measured[PROBE] = _measure(task, split, probe.outputs(split))
-    elif not first.base.new_names:
-        with first.off():
-            measured[BASE] = _side(Reader(first, task, max_length), split, generate)
-    for label, pair in named.items():
-        measured[label] = _side(Reader(pair, task, max_length), split, generate)
-    found.items[name] = len(split)
-    found.metrics[name] = {model: values for model, (values, _) in measured.items()}
-    base = measured.get(PROBE) or measured.get(BASE)
-    if base is not None:
-        found.differences[name] = {
-            label: {metric: compare(base[1][metric], outcome) for metric, outcome in measured[label][1].items()}
-            for label in named
-        }
-
-
-def _side(reader: Reader, split: Split, generate: bool) -> Measured:
-    """Metrics of the side of a pair that is on."""
-    if reader.ranks_labels:
-        return _measure(reader.task, split, predict.label_log_probs(reader, split))
-    if reader.task.kind not in ("lm", "seq2seq"):
-        return _measure(reader.task, split, predict.head_outputs(reader, split))
-    values, items = measures.tokens(*predict.token_losses(reader, split))
-    if generate:
-        if reader.task.label is None:
-            raise DataError(f"{reader.task.name}: there is no target column to compare generated texts with")
-        targets = [str(reader.task.target(row)) for row in split]
-        more, more_items = measures.texts(predict.generated(reader, split), targets)
-        values, items = values | more, items | more_items
-    return values, items
-
-
-def _measure(task: Task, split: Split, outputs: np.ndarray) -> Measured:
-    targets: list[Any] = [task.target(row) for row in split]
-    if task.kind == "classification":
-        return measures.classification(outputs, np.array(targets))
-    if task.kind == "multilabel":
-        truth = np.zeros((len(split), len(task.labels)))
-        for i, indices in enumerate(targets):
-            truth[i, indices] = 1
-        return measures.multilabel(outputs, truth)
-    return measures.regression(outputs[:, 0], np.array(targets, dtype=float))

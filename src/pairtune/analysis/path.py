@@ -1,0 +1,226 @@
+"""The path from base to variant: metrics of base + alpha · delta, from 0 (the base) over 1 (the variant) to 1.2."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pairtune.analysis import predict
+from pairtune.analysis.answers import BASE, ask, scorable, spread
+from pairtune.analysis.behaviour import RISING, shown
+from pairtune.analysis.paired import compare
+from pairtune.analysis.predict import Reader
+from pairtune.analysis.report import Block, Lines, Note, Section, Series, Table
+from pairtune.errors import MissingView
+
+if TYPE_CHECKING:
+    from pairtune.data.split import Split
+    from pairtune.data.task import Task
+    from pairtune.pair.pair import Pair
+
+ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+GENERAL = "general text"
+MAIN = {
+    "classification": "accuracy",
+    "multilabel": "exact_match",
+    "regression": "absolute_error",
+    "lm": "nll",
+    "seq2seq": "nll",
+}
+MEANINGS = {
+    "alpha": "How much of the delta is applied: 0 is the base, 1 the variant, 1.2 goes beyond it.",
+    "nll": "Mean of −log p(token) in nats over the rows; lower is better.",
+    "accuracy": "Share of rows whose most probable label is the right one.",
+    "absolute_error": "Mean distance of prediction and target.",
+    "exact_match": "Share of rows with every label right.",
+    "band": "The 95 % interval of each point (bootstrap over rows). A point between base and variant that is as good "
+    "on validation and better elsewhere is worth exporting.",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One split along the path: its metric, the value at each alpha, and the values' 95 % intervals."""
+
+    metric: str
+    values: list[float]
+    low: list[float]
+    high: list[float]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Path:
+    """variant → split → curve over `alphas`; `missing`: variant → why its delta has no fractions.
+
+    `sampled`: split → (rows that were scored, rows that there are).
+    """
+
+    alphas: list[float]
+    curves: dict[str, dict[str, Curve]]
+    missing: dict[str, str] = field(default_factory=dict)
+    sampled: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def point(pair: Pair, alpha: float) -> Iterator[None]:
+    """base + alpha · delta while inside: at 0 the base itself and at 1 the variant itself, bit for bit.
+
+    Raises `MissingView` where the delta has no fractions.
+    """
+    if alpha == 1.0:
+        yield
+    else:
+        with pair.off() if alpha == 0.0 else pair.at(alpha):
+            yield
+
+
+def refusal(pair: Pair) -> str | None:
+    """Why this pair has no path; None where it has one."""
+    if pair.base.new_names:
+        return "the head is new, so that the path would begin at a base with a random head"
+    for layer in pair.layers:
+        if "scale" not in layer.installed.provides:
+            tuner = layer.record.get("tuner") or {}
+            return f"a {tuner.get('name', 'module')} delta has no fractions of itself"
+    return None
+
+
+def path(
+    pairs: Mapping[str, Pair],
+    task: Task | None,
+    general: Task | None,
+    most: int | None,
+    step: Callable[[str], None] = lambda _: None,
+    ends: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> Path:
+    """Metrics along the path on validation, test and OOD splits, and the loss on general text.
+
+    Args:
+        ends: split → model ("base", or a variant's name) → [N] values of the split's metric that are known already;
+            used where all N rows are taken.
+        most: the most rows of a split, evenly spread over it; None: all.
+    """
+    found, ends = Path(list(ALPHAS), {}), ends or {}
+    parts: dict[str, tuple[Task, Split]] = {}
+    for name in task.splits if task is not None else ():
+        if task is None or name == "train":
+            continue
+        rows, _ = scorable(task, task.split(name))
+        if len(rows):
+            parts[name] = (task, spread(rows, most))
+            found.sampled[name] = (len(parts[name][1]), len(rows))
+    if general is not None:
+        rows = general.split("test")
+        parts[GENERAL] = (general, spread(rows, most))
+        found.sampled[GENERAL] = (len(parts[GENERAL][1]), len(rows))
+    for name, pair in pairs.items():
+        why = refusal(pair) if parts else "there is nothing to measure it on"
+        if why is None:
+            try:
+                known = {
+                    (split, alpha): models[model]
+                    for split, models in ends.items()
+                    for alpha, model in ((0.0, BASE), (1.0, name))
+                    if model in models and split in parts and len(models[model]) == len(parts[split][1])
+                }
+                found.curves[name] = curves(pair, parts, lambda text, name=name: step(f"{name} at {text}"), known)
+            except MissingView as error:
+                why = str(error)
+        if why is not None:
+            found.missing[name] = why
+    return found
+
+
+def curves(
+    pair: Pair,
+    parts: Mapping[str, tuple[Task, Split]],
+    step: Callable[[str], None] = lambda _: None,
+    known: Mapping[tuple[str, float], np.ndarray] | None = None,
+) -> dict[str, Curve]:
+    """One pair's curve on each of some splits: name → (task, rows). `known`: (name, alpha) → its rows' values."""
+    known = known or {}
+    items: dict[str, list[np.ndarray]] = {name: [] for name in parts}
+    metrics = {name: MAIN[task.kind] for name, (task, _) in parts.items()}
+    for alpha in ALPHAS:
+        step(f"alpha {alpha:g}")
+        with point(pair, alpha):
+            for name, (task, rows) in parts.items():
+                there = known.get((name, alpha))
+                items[name].append(_items(Reader(pair, task), rows, metrics[name]) if there is None else there)
+    found = {}
+    for name, values in items.items():
+        bounds = [compare(np.zeros_like(one), one) for one in values]
+        means = [float(one.mean()) for one in values]
+        found[name] = Curve(
+            metrics[name], means, [one.low for one in bounds], [one.high for one in bounds], len(values[0])
+        )
+    return found
+
+
+def _items(reader: Reader, rows: Split, metric: str) -> np.ndarray:
+    if reader.task.kind in ("lm", "seq2seq"):
+        losses, counts = predict.token_losses(reader, rows)
+        return losses / np.maximum(counts, 1)
+    return ask(reader, rows).items[metric]
+
+
+# -- how it is shown -------------------------------------------------------------------------------------------------
+
+
+def section(found: Path) -> Section:
+    """The section: a chart a variant and metric."""
+    blocks: list[Block] = []
+    leads = []
+    for name, splits in found.curves.items():
+        leads.append(_lead(name if len(found.curves) > 1 else "the variant", splits, found.alphas))
+        for metric in dict.fromkeys(curve.metric for curve in splits.values()):
+            chosen = {split: curve for split, curve in splits.items() if curve.metric == metric}
+            blocks.append(_chart(name, metric, chosen, found.alphas))
+    blocks += [Note(f"{name}: no path: {why}.", missing=True) for name, why in found.missing.items()]
+    if found.curves:
+        for split, (seen, there) in found.sampled.items():
+            if seen < there:
+                blocks.append(Note(f"{split}: {seen:,} of {there:,} rows, evenly spread (--all takes all)."))
+    used = {curve.metric for splits in found.curves.values() for curve in splits.values()}
+    meanings = {key: words for key, words in MEANINGS.items() if key in used or key in ("alpha", "band")}
+    lead = " ".join(leads) or "Not measured."
+    return Section("path", "The path from base to variant", lead, blocks, meanings if found.curves else {})
+
+
+def _lead(who: str, splits: Mapping[str, Curve], alphas: list[float]) -> str:
+    name = "validation" if "validation" in splits else next(iter(splits))
+    curve = splits[name]
+    pick = max if curve.metric in RISING else min
+    best = pick(range(len(alphas)), key=lambda i: curve.values[i])
+    last = curve.values[alphas.index(1.0)]
+    if alphas[best] == 1.0:
+        return (
+            f"On {name}, no point of the path is better than {who} itself ({curve.metric} {shown(curve.metric, last)})."
+        )
+    within = curve.low[best] <= last <= curve.high[best]
+    close = ", within its interval of" if within else " against"
+    return (
+        f"On {name}, the best point is alpha = {alphas[best]:g} "
+        f"({curve.metric} {shown(curve.metric, curve.values[best])}){close} {who}'s {shown(curve.metric, last)}."
+    )
+
+
+def _chart(name: str, metric: str, splits: Mapping[str, Curve], alphas: list[float]) -> Lines:
+    series = [Series(split, alphas, curve.values, curve.low, curve.high) for split, curve in splits.items()]
+    rows = [
+        (f"{alpha:g}", *(shown(metric, curve.values[i]) for curve in splits.values())) for i, alpha in enumerate(alphas)
+    ]
+    head = ("alpha", *(f"{split} ({curve.rows})" for split, curve in splits.items()))
+    table = Table(f"{name}: {metric} along the path (rows in brackets)", head, rows, numeric=range(len(head)))
+    said = "; ".join(
+        f"{split} from {shown(metric, curve.values[0])} at 0 to {shown(metric, curve.values[alphas.index(1.0)])} at 1"
+        for split, curve in splits.items()
+    )
+    alt = f"{metric} of base plus alpha times delta: {said}."
+    marks = ((0.0, "base"), (1.0, "variant"))
+    return Lines(f"{name}: {metric} along the path", "alpha", metric, series, alt, table, marks=marks)
