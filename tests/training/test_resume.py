@@ -39,7 +39,7 @@ def test_resume_at_every_step_gives_the_same_bits(tiny_bert, whole, tmp_path, st
     trainer = continued(tiny_bert, folder / f"checkpoint-{step}", tmp_path)
     assert trainer.state.global_step == 12
     assert losses(trainer) == losses(uninterrupted)
-    assert len(losses(trainer)) == 2
+    assert [line["step"] for line in losses(trainer)] == [1, 5, 10]
     for name, tensor in weights(uninterrupted.pair).items():
         assert torch.equal(tensor, weights(trainer.pair)[name]), name
     for mine, theirs in zip(optimizer_state(trainer), optimizer_state(uninterrupted), strict=True):

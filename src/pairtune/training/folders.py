@@ -21,7 +21,7 @@ from pairtune.pair.staging import check_writable, recover
 from pairtune.training import resume
 
 log = logging.getLogger("pairtune")
-SWEEP = ".sweep"
+SWEEP, SEEDS = ".sweep", ".seeds"  # where the runs of a sweep, and those of several seeds, stand beside `out`
 
 
 def process() -> tuple[int, int]:
@@ -73,8 +73,8 @@ def stage_folder(work: Path, stage: int, stages: int) -> Path:
 
 
 def cache_folder(stage: Path) -> Path:
-    """Where a stage keeps activations of the frozen base; the runs of a sweep share them."""
-    return stage.parent / "activations" if stage.parent.name.endswith(SWEEP) else stage / "activations"
+    """Where a stage keeps activations of the frozen base; runs beside one another share them."""
+    return (stage.parent if stage.parent.name.endswith((SWEEP, SEEDS)) else stage) / "activations"
 
 
 def clear(work: Path) -> None:

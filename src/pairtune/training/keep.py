@@ -49,7 +49,12 @@ def save(pair: Pair, out: Path, repository: str | None) -> None:
         return
     pair.save(out)
     log.info("saved %s", out)
-    if repository:
+    push(out, repository)
+
+
+def push(out: Path, repository: str | None) -> None:
+    """Copy a pair's folder to a hub repository, where one is named (the first process does)."""
+    if repository and not folders.process()[0]:
         from huggingface_hub import HfApi
 
         api = HfApi()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,9 +14,10 @@ from pairtune.errors import ConfigError, InputError, NonFiniteError
 from pairtune.pair.pair import Pair
 from pairtune.training.config import RunConfig
 from pairtune.training.folders import SWEEP
-from pairtune.training.run import as_config, tune
+from pairtune.training.keep import push
+from pairtune.training.run import as_config
+from pairtune.training.several import tune_each
 
-log = logging.getLogger("pairtune")
 AROUND = (0.1, 0.3, 1.0, 3.0, 10.0)  # times the tuner's own rate, where no rates are named
 
 
@@ -69,17 +69,10 @@ def sweep(
     folder = out.with_name(out.name + SWEEP)
     points: list[Point] = []
     metric, rising = "loss", False
-    for rate in sorted(set(rates)):
-        log.info("sweep: learning rate %g", rate)
-        try:
-            pair = tune(_with(config, rate, _place(folder, rate)), resume=True)
-        except NonFiniteError as error:
-            points.append(Point(rate, {}, str(error)))
-            continue
-        result = pair.top.record["training"]
-        metric, rising = result["metric"], result["rising"]
-        points.append(Point(rate, result["metrics"]))
-        del pair
+    for rate, found in tune_each(config, "lr", {rate: _place(folder, rate) for rate in sorted(set(rates))}):
+        points.append(Point(rate, found.training.get("metrics", {}), found.broke))
+        if found.training:
+            metric, rising = found.training["metric"], found.training["rising"]
     done = [point for point in points if point.failed is None]
     if not done:
         raise NonFiniteError(f"every learning rate of the sweep failed; the lowest: {points[0].failed}")
@@ -88,13 +81,10 @@ def sweep(
     for suffix in ("", ".run"):
         os.replace(f"{place}{suffix}", f"{out}{suffix}")
     shutil.rmtree(folder, ignore_errors=True)
-    return Pair.load(out), Sweep(points, metric, best.lr)
+    pair = Pair.load(out)
+    push(out, config.training.push_to_hub)
+    return pair, Sweep(points, metric, best.lr)
 
 
 def _place(folder: Path, rate: float) -> Path:
     return folder / f"lr-{rate:g}"
-
-
-def _with(config: RunConfig, lr: float, out: Path) -> RunConfig:
-    training = config.training.model_copy(update={"lr": lr})
-    return config.model_copy(update={"training": training, "out": str(out)})
