@@ -1,9 +1,9 @@
 """Keep parts of the base as they are: embeddings, the lowest blocks, or parameters by pattern.
 
 Works with any tuner: the tuner's parameters that sit in the frozen parts do not train, are unknown to the optimizer,
-and the modules that hold nothing else run without dropout. Freezing the embeddings and the lower half of the blocks is
-the remedy that Tinn et al., "Fine-Tuning Large Neural Language Models for Biomedical Natural Language Processing", arXiv
-2112.07869, found to help base-size BERT on few examples.
+and the modules that hold nothing else run without dropout. Freezing the lower layers is the remedy that Tinn et al.,
+"Fine-Tuning Large Neural Language Models for Biomedical Natural Language Processing", arXiv 2112.07869, found to help
+base-size BERT on few examples; that half of the blocks is the usual choice is not verified.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Smaller learning rates further from the output: lr(depth) = lr · factor^(distance from the top).
 
 Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification" (discriminative fine-tuning),
-arXiv 1801.06146; in the geometric form of Clark et al., "ELECTRA", arXiv 2003.10555; found the most effective remedy for
-large models and ELECTRA by Tinn et al., arXiv 2112.07869. Lower layers hold what is general and should move less. With
-L blocks, l = 1 the lowest:
+arXiv 1801.06146; in the geometric form of Clark et al., "ELECTRA", arXiv 2003.10555; found the most effective remedy
+for large models and ELECTRA by Tinn et al., arXiv 2112.07869. Lower layers hold what is general and should move less.
+With L blocks, l = 1 the lowest:
 
     lr(block l) = lr · factor^(top + L − l)      lr(embeddings) = lr · factor^(top + L)
     lr(pooler, head, whatever else follows the blocks) = lr · head

@@ -6,8 +6,8 @@ Setting, cut to two cores: one encoder of 22 M parameters and 6 blocks (`zoo:min
 sentences (SST-2) with 64, 250 and 1000 training sentences, and, as no graded similarity set is at hand, 64 text pairs
 of SNLI with entailment 1, neutral 0.5 and contradiction 0 as a number to predict. 8 seeds with 64 examples, 5 beyond,
 where 1000 sentences have half of the arms. A seed sets the head, the re-initialised blocks, the order and the dropout;
-the examples stay. All arms of a setting take the same steps (64 examples: 10 passes), but for "plain, 3 passes", which
-keeps the effect of the passes apart. Each arm's learning rate is the one out of three that is best on validation with
+the examples stay. All arms of a setting take the same steps (6, 3 and 1 passes), but for "plain, 3 passes", which keeps
+the effect of the passes apart. Each arm's learning rate is the one out of three that is best on validation with
 seed 0 and 64 examples, on each task. Nothing is chosen on a test split; the state after the last step is what counts.
 The paper's finding on large models and ELECTRA (layer decay) cannot be tried at this size.
 
@@ -36,7 +36,7 @@ from pairtune.reproductions.frame import Part, Reproduction, Results
 from pairtune.reproductions.stable import references
 from pairtune.reproductions.stable.adam import uncorrected_adam
 from pairtune.reproductions.stable.spread import steadiness, table
-from pairtune.reproductions.stable.tasks import SETTINGS, Setting, task_of
+from pairtune.reproductions.stable.tasks import BATCH, SETTINGS, Setting, task_of
 from pairtune.training.run import tune
 from pairtune.training.stability import text_free, why_failed
 
@@ -122,7 +122,7 @@ def _tune_and_keep(
 def _tuned(results: Results, setting: Setting, arm: str, rate: float, seed: int, settings: dict[str, Any]) -> Pair:
     """One run; nothing of it stays on disk."""
     steps = settings["steps"] or setting.steps
-    steps = 3 * -(-setting.train // 16) if arm == SHORT else steps
+    steps = 3 * -(-setting.train // BATCH) if arm == SHORT else steps
     config = {
         "base": settings["base"],
         "data": {"source": str(results.folder / setting.folder), **setting.options},
@@ -130,7 +130,7 @@ def _tuned(results: Results, setting: Setting, arm: str, rate: float, seed: int,
         "constraint": ARMS[arm],
         "seed": seed,
         "training": {
-            "lr": rate, "max_steps": steps, "eval_every": steps, "batch_size": 16, "warmup": 0.1,
+            "lr": rate, "max_steps": steps, "eval_every": steps, "batch_size": BATCH, "warmup": 0.1,
             "max_length": settings["max_length"], "precision": settings["precision"], "keep": 1,
         },
     }  # fmt: skip

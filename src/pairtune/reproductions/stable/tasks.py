@@ -15,12 +15,13 @@ from pairtune.errors import InputError
 from pairtune.pair.staging import staged_folder
 from pairtune.reproductions.frame import Results
 
+BATCH = 8
 GRADES = {"entailment": 1.0, "neutral": 0.5, "contradiction": 0.0}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One task at one size. Arms tuned for `steps` steps; `rates_of`: the setting whose learning rates it takes."""
+    """One task at one size. Arms tune for `steps` steps of `BATCH` rows; `rates_of`: whose learning rates it takes."""
 
     name: str
     kind: str
@@ -43,10 +44,10 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("64 sentences", "classification", 64, 40, "64 sentences"),
-    Setting("64 pairs", "regression", 64, 40, "64 pairs"),
-    Setting("250 sentences", "classification", 250, 80, "64 sentences", few=False),
-    Setting("1000 sentences", "classification", 1000, 80, "64 sentences", few=False),
+    Setting("64 sentences", "classification", 64, 48, "64 sentences"),
+    Setting("64 pairs", "regression", 64, 48, "64 pairs"),
+    Setting("250 sentences", "classification", 250, 96, "64 sentences", few=False),
+    Setting("1000 sentences", "classification", 1000, 125, "64 sentences", few=False),
 )
 
 
