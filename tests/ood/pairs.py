@@ -11,14 +11,14 @@ from pairtune.pair.base import Base
 from pairtune.pair.installed import SwappedParameters
 from pairtune.pair.pair import Layer, Pair
 
-LABELS = ["pets", "people", "money"]
+LABELS = ["cat", "man", "money"]
 ROWS = [
-    ("the cat sat on the mat", "pets"),
-    ("a dog ran in the house", "pets"),
-    ("the cat ran", "pets"),
-    ("the old man by the river", "people"),
-    ("a good woman and a child", "people"),
-    ("who is the man ?", "people"),
+    ("the cat sat on the mat", "cat"),
+    ("a dog ran in the house", "cat"),
+    ("the cat ran", "cat"),
+    ("the old man by the river", "man"),
+    ("a good woman and a child", "man"),
+    ("who is the man ?", "man"),
     ("open the account", "money"),
     ("the card is in the account", "money"),
     ("no money", "money"),
@@ -47,4 +47,4 @@ def task(kind: str = "classification") -> Task:
     rows = [{"text": text, "label": label} for text, label in ROWS]
     splits = {name: Split.of(rows, name) for name in ("train", "validation", "test")}
     splits["ood/far"] = Split.of([{"text": text} for text in FAR])
-    return Task("pets", kind, ("text",), "label" if kind == "classification" else None, LABELS, splits)  # type: ignore
+    return Task("cat", kind, ("text",), "label" if kind == "classification" else None, LABELS, splits)  # type: ignore

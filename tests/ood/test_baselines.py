@@ -10,13 +10,13 @@ import types
 import numpy as np
 import pytest
 import torch
-from tests.ood.pairs import FAR, ROWS, TEXTS, classifier, task
+from tests.ood.pairs import FAR, LABELS, ROWS, TEXTS, classifier, task
 
 from pairtune.errors import InputError, MissingView
 from pairtune.ood.scoring import Scorer, available, score_table
 from pairtune.ood.vim import _penultimate
 
-TARGETS = torch.tensor([["pets", "people", "money"].index(label) for _, label in ROWS])
+TARGETS = torch.tensor([LABELS.index(label) for _, label in ROWS])
 
 
 @pytest.fixture(scope="module")

@@ -124,7 +124,7 @@ class Columns:
             answer = row.get(self.answer or self.known_answer or "")
             if answer is not None and not isinstance(answer, str):
                 raise DataError(f"{self.answer or self.known_answer!r} is not a text but {_kind(answer)}", path, line)
-            yield line, Input(tuple(values), answer)
+            yield line, Input(tuple(values), answer if answer and not answer.isspace() else None)
 
     def _guess(self, row: dict[str, Any], path: Path, line: int) -> list[str]:
         if self.known and all(name in row for name in self.known):
