@@ -1,11 +1,14 @@
 """The statistics and the verdicts that every reproduction shares."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 
 from pairtune.errors import InputError
-from pairtune.reproductions import frame
-from pairtune.reproductions.frame import Part, Reproduction
+from pairtune.reproductions import frame, pages
+from pairtune.reproductions.frame import Experiment, Part, Reproduction
 
 
 def outcomes(rate, seeds=5, items=400, seed=0):
@@ -82,3 +85,47 @@ def test_a_stopped_run_continues_and_other_settings_are_refused(tmp_path):
         frame.execute(reproduction(runs), tmp_path, {"stop": 5})
     with pytest.raises(InputError, match="stop"):
         frame.execute(reproduction(runs), tmp_path, {"stp": 5})
+
+
+def further(settings, counts=True):
+    """A reproduction whose second experiment finds the opposite of the first."""
+
+    def run(results, settings, first):
+        for seed in range(3):
+            theirs = first.outcomes["theirs"][seed]["ood"]
+            results.add("ours, far", seed, {"far": np.multiply(theirs, settings["scale"])})
+            results.add("theirs, far", seed, {"far": theirs})
+
+    part = Part("better far away", "ours, far", "theirs, far", ("far",), worth=0.01, counts=counts)
+    second = Experiment("far", "Far away.", (part,), run, settings)
+    return dataclasses.replace(reproduction([]), more=(second,), reading="why")
+
+
+def test_a_further_experiment_has_its_own_settings_and_counts_in_the_verdict(tmp_path):
+    found = frame.execute(further({"scale": 0}), tmp_path / "a", {})
+    assert found["verdict"] == "holds in part"
+    assert found["more"]["far"]["parts"][0]["verdict"] == "does not hold"
+    assert found["more"]["far"]["settings"] == {"stop": -1, "scale": 0}
+    assert set(found["numbers"]) == {"ours", "theirs"}
+    assert "better far away" not in found["rule"]
+    assert "ours, far − theirs, far" in found["rule"]
+    assert frame.execute(further({"scale": 0}, counts=False), tmp_path / "b", {})["verdict"] == "holds"
+
+
+def test_results_of_a_further_experiment_can_be_copied_beside_those_of_the_first(tmp_path):
+    frame.execute(further({"scale": 0}), tmp_path / "a", {})
+    frame.execute(reproduction([]), tmp_path / "b", {})
+    shutil.copytree(tmp_path / "a" / "far", tmp_path / "b" / "far")
+    assert frame.execute(further({"scale": 0}), tmp_path / "b", {})["verdict"] == "holds in part"
+    with pytest.raises(InputError, match="far: holds results of other settings"):
+        frame.execute(further({"scale": 1}), tmp_path / "b", {})
+
+
+def test_the_page_shows_every_experiment(tmp_path):
+    pages.publish(frame.execute(further({"scale": 0}, counts=False), tmp_path / "work", {}), "x", tmp_path)
+    page = (tmp_path / "reproductions.md").read_text()
+    first, second = page.split("### x: far")
+    assert "| ours |" in first
+    assert "| ours, far |" in second
+    assert "does not hold (not counted) |" in second
+    assert second.rstrip().endswith("Reading: why")

@@ -51,22 +51,26 @@ def _changes(pairs: list[str]) -> dict[str, Any]:
 
 
 def _text(report: dict[str, Any]) -> str:
-    arms = report["numbers"]
+    lines = [report["paper"], report["claim"], "", *_measured(report)]
+    for name, found in report.get("more", {}).items():
+        lines += ["", f"{name}: {found['title']}", "", *_measured(found)]
+    verdict = f"verdict: {report['verdict']} ({len(report['seeds'])} seeds, {report['seconds'] / 60:.1f} minutes)"
+    return "\n".join([*lines, "", verdict])
+
+
+def _measured(found: dict[str, Any]) -> list[str]:
+    arms = found["numbers"]
     splits = list(next(iter(arms.values())))
     rows = [(arm, *(f"{n[s]['mean']:.3f} ± {n[s]['sd']:.3f}" for s in splits)) for arm, n in arms.items()]
     parts = [
-        (p["name"], f"{p['difference']:+.4f}", f"{p['interval'][0]:+.4f} to {p['interval'][1]:+.4f}", p["verdict"])
-        for p in report["parts"]
+        (
+            p["name"],
+            f"{p['difference']:+.4f}",
+            f"{p['interval'][0]:+.4f} to {p['interval'][1]:+.4f}",
+            p["verdict"] if p["counts"] else f"({p['verdict']})",
+        )
+        for p in found["parts"]
     ]
-    return "\n".join(
-        [
-            report["paper"],
-            report["claim"],
-            "",
-            frame.columns(rows, head=("arm", *splits)),
-            "",
-            frame.columns(parts, head=("part", "difference", "90 % interval", "verdict")),
-            "",
-            f"verdict: {report['verdict']} ({len(report['seeds'])} seeds, {report['seconds'] / 60:.1f} minutes)",
-        ]
-    )
+    head = "part" if all(p["counts"] for p in found["parts"]) else "part (verdict in brackets: not counted)"
+    table = frame.columns(parts, head=(head, "difference", "90 % interval", "verdict"))
+    return [frame.columns(rows, head=("arm", *splits)), "", table]

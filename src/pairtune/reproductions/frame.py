@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,7 @@ class Part:
         method, baseline: names of the arms.
         splits: the splits over which items are pooled.
         worth: the smallest difference worth having; an interval wholly below it counts against the claim.
+        counts: whether the part's verdict enters that on the claim; else it is only published.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Part:
     baseline: str
     splits: tuple[str, ...]
     worth: float = 0.0
+    counts: bool = True
 
     @property
     def rule(self) -> str:
@@ -101,8 +104,30 @@ class Results:
 
 
 @dataclass(frozen=True)
+class Experiment:
+    """A further experiment of a reproduction, with results of its own in a folder of its own.
+
+    Attributes:
+        name: short name, the folder's, too. title: what it measures, in one sentence.
+        run: fills its results; it also gets its settings and the finished results of the first experiment.
+        settings: what differs from the reproduction's settings.
+    """
+
+    name: str
+    title: str
+    parts: tuple[Part, ...]
+    run: Callable[[Results, dict[str, Any], Results], None]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Reproduction:
-    """One paper's claim, as it is measured here."""
+    """One paper's claim, as it is measured here.
+
+    Attributes:
+        more: experiments after the first.
+        reading: what the measured verdict is likely due to, written after the run.
+    """
 
     slug: str
     paper: str
@@ -112,6 +137,8 @@ class Reproduction:
     parts: tuple[Part, ...]
     run: Callable[[Results, dict[str, Any]], None]
     settings: dict[str, Any]
+    more: tuple[Experiment, ...] = ()
+    reading: str = ""
 
 
 def difference(method: np.ndarray, baseline: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
@@ -143,10 +170,30 @@ def overall(verdicts: list[Verdict]) -> Verdict:
     return "holds in part" if "holds" in verdicts else "undecided" if "undecided" in verdicts else "does not hold"
 
 
-def report(reproduction: Reproduction, results: Results, seconds: float) -> dict[str, Any]:
-    """Everything that is published of a finished run."""
+def report(reproduction: Reproduction, results: Results, more: dict[str, Results]) -> dict[str, Any]:
+    """Everything that is published of a finished run; `more`: the further experiments' results by name."""
+    found = _measured(reproduction.parts, results)
+    further = {one.name: {"title": one.title, **_measured(one.parts, more[one.name])} for one in reproduction.more}
+    parts = [part for one in (found, *further.values()) for part in one["parts"]]
+    return {
+        "paper": reproduction.paper,
+        "claim": reproduction.claim,
+        "rule": "; ".join(part["rule"] for part in parts if part["counts"]),
+        "verdict": overall([part["verdict"] for part in parts if part["counts"]]),
+        **found,
+        "module": reproduction.module,
+        "verb": reproduction.verb,
+        "versions": library_versions(),
+        "seconds": round(sum(one["seconds"] for one in (found, *further.values())), 1),
+        **({"more": further} if further else {}),
+        **({"reading": reproduction.reading} if reproduction.reading else {}),
+    }
+
+
+def _measured(measured: tuple[Part, ...], results: Results) -> dict[str, Any]:
+    """One experiment's parts, settings, choices, seeds, numbers and seconds."""
     parts = []
-    for part in reproduction.parts:
+    for part in measured:
         mean, low, high = difference(results.table(part.method, part.splits), results.table(part.baseline, part.splits))
         parts.append({**asdict(part), "rule": part.rule, "difference": mean, "interval": [low, high]})
         parts[-1]["verdict"] = judge(low, high, part.worth)
@@ -161,28 +208,19 @@ def report(reproduction: Reproduction, results: Results, seconds: float) -> dict
             }
         arms[arm] = by_split
     return {
-        "paper": reproduction.paper,
-        "claim": reproduction.claim,
-        "rule": "; ".join(part.rule for part in reproduction.parts),
-        "verdict": overall([part["verdict"] for part in parts]),
         "parts": parts,
-        "settings": {k: v for k, v in results.notes.items() if k == "settings"}["settings"],
-        "choices": {k: v for k, v in results.notes.items() if k != "settings"},
+        "settings": results.notes["settings"],
+        "choices": {k: v for k, v in results.notes.items() if k not in ("settings", "seconds")},
         "seeds": sorted(next(iter(results.outcomes.values()))),
         "numbers": arms,
-        "module": reproduction.module,
-        "verb": reproduction.verb,
-        "versions": library_versions(),
-        "seconds": round(seconds, 1),
+        "seconds": round(results.notes.get("seconds", 0.0), 1),
     }
 
 
 def names() -> list[str]:
-    """Slugs of the reproductions there are: the files of this folder."""
-    here = Path(__file__).parent
-    return sorted(
-        path.stem.replace("_", "-") for path in here.glob("*.py") if path.stem not in ("__init__", "frame", "pages")
-    )
+    """Slugs of the reproductions there are: the files of this folder that hold one."""
+    files = Path(__file__).parent.glob("*.py")
+    return sorted(p.stem.replace("_", "-") for p in files if "\nREPRODUCTION = " in p.read_text(encoding="utf-8"))
 
 
 def load(slug: str) -> Reproduction:
@@ -201,10 +239,22 @@ def execute(reproduction: Reproduction, work: Path, changes: dict[str, Any]) -> 
         )
     settings = reproduction.settings | changes
     results = Results.open(work, settings)
-    start = time.monotonic()
-    before = float(results.notes.get("seconds", 0.0))
-    try:
+    with timed(results):
         reproduction.run(results, settings)
+    more: dict[str, Results] = {}
+    for one in reproduction.more:
+        own = reproduction.settings | one.settings | changes
+        more[one.name] = Results.open(work / one.name, own)
+        with timed(more[one.name]):
+            one.run(more[one.name], own, results)
+    return report(reproduction, results, more)
+
+
+@contextmanager
+def timed(results: Results) -> Iterator[None]:
+    """Add the seconds spent inside to those that the results have taken so far, also where it is stopped."""
+    start, before = time.monotonic(), float(results.notes.get("seconds", 0.0))
+    try:
+        yield
     finally:
         results.note("seconds", before + time.monotonic() - start)
-    return report(reproduction, results, results.notes["seconds"])

@@ -34,8 +34,16 @@ def page(docs: Path) -> str:
             f"{len(found['seeds'])} | {found['seconds'] / 60:.0f} |"
         )
     for slug, found in stored.items():
-        lines += ["", f"## {slug}", "", found["claim"], "", *_parts(found), "", *_arms(found), "", *_choices(found)]
+        lines += ["", f"## {slug}", "", found["claim"], "", *_measured(found)]
+        for name, one in found.get("more", {}).items():
+            lines += ["", f"### {slug}: {name}", "", one["title"], "", *_measured(one)]
+        lines += ["", f"Reading: {found['reading']}"] if found.get("reading") else []
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _measured(found: dict[str, Any]) -> list[str]:
+    settings = ", ".join(f"{name} {value}" for name, value in found["settings"].items())
+    return [*_parts(found), "", *_arms(found), "", f"Settings: {settings}."]
 
 
 def _parts(found: dict[str, Any]) -> list[str]:
@@ -43,7 +51,8 @@ def _parts(found: dict[str, Any]) -> list[str]:
     for part in found["parts"]:
         low, high = part["interval"]
         what = f"{part['name']}: {part['method']} − {part['baseline']} on {', '.join(part['splits'])}"
-        lines.append(f"| {what} | {part['difference']:+.4f} | {low:+.4f} to {high:+.4f} | {part['verdict']} |")
+        verdict = part["verdict"] if part.get("counts", True) else f"{part['verdict']} (not counted)"
+        lines.append(f"| {what} | {part['difference']:+.4f} | {low:+.4f} to {high:+.4f} | {verdict} |")
     return lines
 
 
@@ -54,9 +63,3 @@ def _arms(found: dict[str, Any]) -> list[str]:
         cells = [f"{numbers[split]['mean']:.4f} ± {numbers[split]['sd']:.4f}" for split in splits]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return lines
-
-
-def _choices(found: dict[str, Any]) -> list[str]:
-    settings = ", ".join(f"{name} {value}" for name, value in found["settings"].items())
-    lines = [f"Settings: {settings}."]
-    return lines + ([f"Reading: {found['reading']}"] if found.get("reading") else [])
