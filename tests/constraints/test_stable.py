@@ -111,8 +111,8 @@ def test_freeze_by_part_and_its_refusals(tiny_bert):
     ):
         with pytest.raises(ConfigError, match=message):
             Freeze(**settings).prepare(labelled(tiny_bert))
-    for wrong in (-1, "third"):
-        with pytest.raises(ConfigError, match="blocks"):
+    for wrong in (-1, "third", True, 1.5):
+        with pytest.raises(ConfigError, match="blocks: expected a number of blocks, 0 or more, or half"):
             Freeze(blocks=wrong)
 
 

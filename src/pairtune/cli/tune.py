@@ -156,10 +156,9 @@ def _seeds_text(found: dict[str, Any]) -> str:
     for run in runs:
         value = "none" if run["value"] is None else f"{run['value']:.4g}"
         losses = "" if run["losses"] is None else f"{run['losses'][0]:.4g} → {run['losses'][1]:.4g}"
-        note = (
-            f"failed: {run['failed']}" if run["failed"] else "kept as the pair" if run["seed"] == found["best"] else ""
-        )
-        rows.append((run["seed"], value, losses, note))
+        notes = ["the best, kept as the pair"] * (run["seed"] == found["best"])
+        notes += [f"failed: {run['failed']}"] * bool(run["failed"])
+        rows.append((run["seed"], value, losses, "; ".join(notes)))
     parts = [frame.columns(rows, head=("seed", f"validation {metric}", "training loss", ""))]
     known = [run for run in runs if run["value"] is not None]
     about = [("failed", f"{found['failed']} of {len(runs)} runs")]

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from pairtune import method
 from pairtune.constraints import Constraint
@@ -34,10 +35,18 @@ class Freeze(Constraint):
 
     class Settings(method.Settings):
         embeddings: bool = Field(False, description="freeze the embeddings and whatever else feeds the first block")
-        blocks: NonNegativeInt | Literal["half"] = Field(
+        blocks: int | Literal["half"] = Field(
             0, description="freeze this many of the lowest blocks, or half of them (rounded down)"
         )
         pattern: str | None = Field(None, description="freeze the parameters whose name matches, e.g. '*.attention.*'")
+
+        @field_validator("blocks", mode="before")
+        @classmethod
+        def _count_or_half(cls, value: Any) -> Any:
+            # One sentence in place of one for each member of the union.
+            if value == "half" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+                return value
+            raise PydanticCustomError("blocks", "expected a number of blocks, 0 or more, or half")
 
     settings: Settings
 

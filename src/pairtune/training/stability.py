@@ -118,7 +118,7 @@ def why_failed(
     """
     if baseline is not None and (value <= baseline if rising else value >= baseline):
         answer = "the mean alone" if kind == "regression" else "the most frequent label alone"
-        return f"not better than {answer} ({value:.4g}, {baseline:.4g})"
+        return f"not better than {answer} ({value:.4g} against {baseline:.4g})"
     if losses is not None and kind in ("classification", "multilabel", "regression") and losses[1] > FALL * losses[0]:
         return f"training loss {losses[0]:.4g} → {losses[1]:.4g}, not below {FALL} of its start"
     return None
