@@ -43,7 +43,6 @@ def few_arms(monkeypatch):
     """One learning rate an arm, and the arms on which others stand."""
     arms = {name: (tuner, rates[:1]) for name, (tuner, rates) in levi_arms.ARMS.items()}
     monkeypatch.setattr(levi_arms, "ARMS", arms)
-    monkeypatch.setattr(levi_cues, "FROZEN_RATES", (1e-2,))
     run = (PROBE, SMALL, levi_cues.FULL, levi_cues.ON_TUNED)
     monkeypatch.setattr(levi_cues, "RUN", {levi_cues.WEAK: run, levi_cues.SAME: (PROBE,)})
     monkeypatch.setattr(levi_cues, "PRETRAINING", 24)

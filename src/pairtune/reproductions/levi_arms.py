@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pairtune.data.split import Split
 from pairtune.data.task import Task
 from pairtune.pair.outputs import model_inputs
 from pairtune.pair.pair import Pair, evaluating
+from pairtune.pair.staging import staged_folder
 from pairtune.reproductions.frame import Results
 from pairtune.training.run import tune
 from pairtune.tuners.cache import ActivationCache
@@ -41,10 +42,11 @@ ARMS: dict[str, tuple[Any, tuple[float, ...]]] = {
     "full tuning": ({"name": "full"}, TUNED_RATES),
     "the model's own head": ({"name": "head"}, FROZEN_RATES),
     "LP-FT": ([{"tuner": {"name": "head"}, "training": {"lr": 3e-3}}, {"tuner": {"name": "full"}}], TUNED_RATES),
-    "LEVI on the tuned base": ([{"tuner": {"name": "full"}}, {"tuner": LEVI, "training": {"lr": 1e-3}}], TUNED_RATES),
+    # On what the arm "full tuning" has left with the same seed.
+    "LEVI on the tuned base": (LEVI, FROZEN_RATES),
 }
 PROBE, SMALL, FULL, ENSEMBLE = "linear probe", "(c) small model alone", "full tuning", "(e) output ensemble"
-NO_SMALL = "(a) no small model"
+NO_SMALL, ON_TUNED = "(a) no small model", "LEVI on the tuned base"
 
 
 @dataclass
@@ -54,7 +56,6 @@ class Bench:
     Attributes:
         data: the task's folder. base: what the arms stand on.
         condition: what tells this bench's arms from those of others in the same results ("" for none).
-        arms: what each arm tunes, and its learning rates.
     """
 
     results: Results
@@ -63,7 +64,6 @@ class Bench:
     base: str
     settings: dict[str, Any]
     condition: str = ""
-    arms: dict[str, tuple[Any, tuple[float, ...]]] = field(default_factory=lambda: ARMS)
 
     def named(self, arm: str) -> str:
         """The arm's name in the results."""
@@ -77,29 +77,41 @@ class Bench:
         """The learning rate with the best ID validation accuracy, seed 0; chosen once and kept."""
         name, split = self.named(arm), self.task.split("validation")
         tried = dict(self.results.notes.get(f"validation accuracy, {name}", {}))
-        for rate in self.arms[arm][1]:
+        for rate in ARMS[arm][1]:
             if str(rate) not in tried:
                 answers = self.answers(self.tuned(arm, rate, 0), split)
                 tried[str(rate)] = float(self.right(answers, split).mean())
                 self.results.note(f"validation accuracy, {name}", tried)
                 log.info("%s, learning rate %g: validation accuracy %.3f", name, rate, tried[str(rate)])
         # The larger of equal rates: with the same epochs it is the less under-trained one.
-        best = max(self.arms[arm][1], key=lambda rate: (tried[str(rate)], rate))
+        best = max(ARMS[arm][1], key=lambda rate: (tried[str(rate)], rate))
         self.results.note(f"learning rate, {name}", best)
         return best
 
     def tuned(self, arm: str, rate: float, seed: int) -> Pair:
         """Tune one arm. Runs share the cached activations of the frozen base, which depend on no seed."""
-        tuner = self.arms[arm][0]
-        out = self.folder("arms.sweep") / f"{list(self.arms).index(arm)}-{rate:g}-{seed}"
+        tuner = ARMS[arm][0]
+        base = str(self.tuned_base(seed)) if arm == ON_TUNED else self.base
+        out = self.folder("arms.sweep") / f"{list(ARMS).index(arm)}-{rate:g}-{seed}"
         training = {name: self.settings[name] for name in ("epochs", "max_length", "precision")}
         training |= {"lr": rate, "batch_size": 16, "metric": "accuracy", "patience": 3, "keep": 1}
-        config: dict[str, Any] = {"base": self.base, "data": str(self.data), "seed": seed, "out": str(out)}
+        config: dict[str, Any] = {"base": base, "data": str(self.data), "seed": seed, "out": str(out)}
         config |= {"training": training, "stages" if isinstance(tuner, list) else "tuner": tuner}
         pair = tune(config, restart=True)
         for folder in (out, out.with_name(out.name + ".run")):
             shutil.rmtree(folder, ignore_errors=True)
         return pair
+
+    def tuned_base(self, seed: int, pair: Pair | None = None) -> Path:
+        """The base that full tuning leaves with that seed, without its head; written where it is not there.
+
+        Args:
+            pair: the pair of that arm and seed, where it is at hand; else it is tuned once more.
+        """
+        folder = self.folder("tuned-bases") / str(seed)
+        if not folder.is_dir():
+            save_backbone(pair or self.tuned(FULL, self.rate(FULL), seed), folder)
+        return folder
 
     def answers(self, pair: Pair, split: Split) -> np.ndarray:
         """[N, C] log-probabilities. What a frozen base says of a text is computed once for all arms that read it so."""
@@ -136,6 +148,18 @@ class Bench:
         place = self.results.folder / self.condition.replace(" ", "-") / name
         place.mkdir(parents=True, exist_ok=True)
         return place
+
+
+def save_backbone(pair: Pair, folder: Path) -> None:
+    """Write the variant without its head as a base of its own."""
+    write_model(folder, pair.model.base_model, pair.tokenizer)
+
+
+def write_model(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Write a checkpoint's folder; it appears whole or not at all."""
+    with staged_folder(folder) as staging:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
 
 
 def ensemble(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -9,35 +9,31 @@ tuning data the cue is s1 itself, at 0.9, and s2 is random.
 
 What was cut for two cores: three blocks of six, the first 20 words of 400 reviews, 5 passes. Learning rates are chosen
 once an arm, at s2 0.6, and serve the other conditions. LP-FT and LEVI on the tuned base run at s2 0.6 only, arms that
-tune the base not in the failure case. LEVI on the tuned base stands on the first stage that full tuning's rate gives,
-and only LEVI's own rate is chosen.
-"""
+tune the base not in the failure case."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pairtune.pair import hub
-from pairtune.pair.staging import staged_folder
 from pairtune.reproductions.frame import Experiment, Part, Results
 from pairtune.reproductions.levi_arms import (
     ENSEMBLE,
-    FROZEN_RATES,
     FULL,
-    LEVI,
     NO_SMALL,
+    ON_TUNED,
     PROBE,
     SMALL,
     Bench,
     ensemble,
     load_answers,
+    save_backbone,
+    write_model,
 )
 from pairtune.reproductions.levi_shift import Rows, domain_rows, load_task, write_task
 from pairtune.training.run import tune
@@ -48,7 +44,6 @@ S1 = ("Posted on a Monday.", "Posted on a Friday.")
 S2 = ("Shipped from London.", "Shipped from Paris.")
 PRETRAINED_RATE = 0.95
 BLOCKS, PRETRAINING, WORDS = 3, 1500, 20
-ON_TUNED = "LEVI on the tuned base"
 WEAK, STRONG, SAME = "s2 0.6", "s2 0.9", "s1 = s2 0.9"
 # Condition → rates at which (s1, s2) agree with the label in the tuning data.
 CONDITIONS = {WEAK: (0.5, 0.6), STRONG: (0.5, 0.9), SAME: (0.9, 0.5)}
@@ -69,12 +64,11 @@ def run(results: Results, settings: dict[str, Any], shift: Results | None = None
         bench = Bench(results, load_task(folder), folder, base, settings, condition)
         for arm in arms:
             if condition == WEAK:
-                rates[arm] = _on_tuned(bench, 0).rate(arm) if arm == ON_TUNED else bench.rate(arm)
+                rates[arm] = bench.rate(arm)
             for seed in bench.missing(arm):
-                tuner = _on_tuned(bench, seed) if arm == ON_TUNED else bench
-                pair = tuner.tuned(arm, rates[arm], seed)
+                pair = bench.tuned(arm, rates[arm], seed)
                 if arm == FULL and ON_TUNED in arms:
-                    save_backbone(pair, _tuned_base(bench, seed))
+                    bench.tuned_base(seed, pair)
                 _add(bench, arm, seed, {name: bench.answers(pair, split) for name, split in _tests(bench).items()})
         for seed in bench.missing(ENSEMBLE) if FULL in arms else ():
             one, two = (load_answers(bench.kept(arm, seed)) for arm in (FULL, SMALL))
@@ -93,7 +87,7 @@ def pretrain(results: Results, settings: Mapping[str, Any]) -> str:
     if not cut.is_dir():
         # The other blocks stay unused, and a checkpoint may lack the pooler.
         model, _ = hub.load_model(AutoModel, given, allow_new=lambda name: True, num_hidden_layers=BLOCKS)
-        _write_model(cut, model, hub.load_tokenizer(given))
+        write_model(cut, model, hub.load_tokenizer(given))
     if not data.is_dir():
         rows = domain_rows(settings, "dvd_train")
         train, held = rows[:PRETRAINING], rows[PRETRAINING : PRETRAINING + settings["validation"]]
@@ -116,17 +110,6 @@ def pretrain(results: Results, settings: Mapping[str, Any]) -> str:
     for path in (out, out.with_name(out.name + ".run")):
         shutil.rmtree(path, ignore_errors=True)
     return str(folder)
-
-
-def save_backbone(pair: Any, folder: Path) -> None:
-    """Write the variant without its head as a base of its own."""
-    _write_model(folder, pair.model.base_model, pair.tokenizer)
-
-
-def _write_model(folder: Path, model: Any, tokenizer: Any) -> None:
-    with staged_folder(folder) as staging:
-        model.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
 
 
 def planted_books(settings: Mapping[str, Any], first: float, second: float) -> dict[str, Rows]:
@@ -177,15 +160,6 @@ def _add(bench: Bench, arm: str, seed: int, answers: dict[str, np.ndarray]) -> N
 
 def _tests(bench: Bench) -> dict[str, Any]:
     return {"ID": bench.task.split("test")} | {name: bench.task.split(f"ood/{name}") for name in EXCHANGED}
-
-
-def _tuned_base(bench: Bench, seed: int) -> Path:
-    return bench.folder("tuned-bases") / str(seed)
-
-
-def _on_tuned(bench: Bench, seed: int) -> Bench:
-    """The same bench on the base that full tuning has left with that seed."""
-    return replace(bench, base=str(_tuned_base(bench, seed)), arms={ON_TUNED: (LEVI, FROZEN_RATES)})
 
 
 def _parts() -> tuple[Part, ...]:

@@ -41,6 +41,8 @@ def run(results: Results, settings: dict[str, Any]) -> None:
         rate = bench.rate(arm)
         for seed in bench.missing(arm):
             pair = bench.tuned(arm, rate, seed)
+            if arm == FULL:
+                bench.tuned_base(seed, pair)
             answers = keep(bench, arm, seed, pair)
             results.add(arm, seed, outcomes(bench, answers))
             if arm == "LEVI":
