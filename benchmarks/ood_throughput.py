@@ -1,9 +1,9 @@
 """Detectors' throughput beside one forward pass, and the memory of scoring a long file; one JSON line at the end.
 
 Each detector scores the same texts on zoo:tiny-lm with a changed upper half; one pass of the variant's blocks, without
-a head, is the floor of them all, and two passes with the head what a log ratio costs at most. Then 10^5 lines are scored
-through the verb's own path (records into a file): resident memory after the first chunk and at the end, and the rate.
-Goals: no detector costs more than the log ratio plus a tenth; memory grows by less than 50 MB. The bound is 2 N T / F: a
+a head, is the floor of them all, and two passes with the head what a log ratio costs at most. Then 10^5 lines are
+scored through the verb's own path (records into a file): resident memory after the first chunk and at the end, and the
+rate. Goals: a detector on features costs at most 1.2 passes; memory grows by less than 50 MB. The bound is 2 N T / F: a
 pass over T tokens of an N-parameter model at F FLOP/s.
 """
 

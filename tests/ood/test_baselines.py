@@ -177,6 +177,8 @@ def test_the_label_ratio_is_its_equation_with_a_linear_probe_on_the_base(pair, a
     rows = np.arange(len(best))
     expected = base[rows, best] - variant[rows, best]
     assert np.allclose(scores(pair, "label-ratio"), expected, atol=1e-3)
+    divergence = (np.exp(variant) * (variant - base)).sum(1)
+    assert np.allclose(scores(pair, "label-ratio:distribution"), divergence, atol=1e-3)
 
 
 def test_every_detector_in_one_call_fitted_in_one_pass(pair):
@@ -191,7 +193,8 @@ def test_every_detector_in_one_call_fitted_in_one_pass(pair):
         "relative-mahalanobis",
         "knn",
         "vim",
-        "label-ratio",
+        "label-ratio:own",
+        "label-ratio:distribution",
         "length",
     } == set(found)
     for name, values in found.items():
@@ -216,7 +219,7 @@ def test_one_sign(pair):
         return {"class_logits": logits, "classes": classes, "penultimate": (features, head), **kept}
 
     outside = torch.randn(3, 16, generator=generator) * 0.1 + torch.nn.functional.pad(torch.full((3, 3), 9.0), (13, 0))
-    names = [name for name in available(pair) if name not in ("length", "label-ratio")]
+    names = [name for name in available(pair) if name != "length" and not name.startswith("label-ratio")]
     assert len(names) == 7
     for name, detector in make_detectors(names).items():
         detector.fit(pair, [batch(train[:25], classes[:25]), batch(train[25:], classes[25:])])

@@ -76,7 +76,7 @@ def test_a_threshold_is_kept_and_found_again(saved, name):
     scorer = Scorer(again, ["length"])
     calibration.store(folder, scorer, calibration.calibrate(scorer, found, 0.1))
     verify(folder)
-    assert Card.load(folder).threshold["detector"] == "length"
+    assert calibration.required(pairtune.Pair.load(folder)).detector == "length"
     assert not (folder / calibration.STATE_FILE).exists(), "what the older detector had learnt is gone"
 
 

@@ -21,6 +21,8 @@ TEXT_FORMS = ("log-ratio:sum", "log-ratio:token", "log-ratio:base", "likelihood:
 ANSWER_FORMS = ("log-ratio:answer-given-question:sum", "log-ratio:answer-given-question:token",
                 "likelihood:answer-given-question:sum", "likelihood:answer-given-question:token")  # fmt: skip
 
+LABEL_FORMS = ("label-ratio:own", "label-ratio:distribution")
+
 
 def make_detectors(
     names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None = None
@@ -92,7 +94,7 @@ def available(pair: Pair, task: Task | None = None) -> list[str]:
     for name, info in registry.methods("ood").items():
         if any(setting.required for setting in info.settings) or not (info.needs or frozenset()) <= has:
             continue
-        forms = ANSWER_FORMS if pair.base.family == "seq2seq" else TEXT_FORMS
+        forms = (ANSWER_FORMS if pair.base.family == "seq2seq" else TEXT_FORMS) + LABEL_FORMS
         found += [form for form in forms if form.startswith(name + ":")] or [name]
     return found
 

@@ -105,7 +105,7 @@ class Reader:
     def prompts(self, inputs: Sequence[Input], room: int) -> list[Row]:
         """A row an input that ends where its answer begins, at most `room` tokens, cut on the left."""
         if self.family != "causal":
-            return self._sources(inputs)
+            return self._sources(inputs) if inputs else []
         rows = iter(self._plain([self.text(one) for one in inputs if one.messages is None]))
         between = Row(self._between, [0] * len(self._between), [None] * len(self._between))
         keep = len(self.tokens.start)

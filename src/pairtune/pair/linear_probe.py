@@ -50,7 +50,8 @@ class LinearProbe:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pipeline.fit(features, targets)
-        scaler, fitted = pipeline[0], pipeline[-1]
+        scaler: Any = pipeline[0]
+        fitted: Any = pipeline[-1]
         self.classes = classes
         self.known = fitted.classes_
         coefficients, offsets = fitted.coef_, fitted.intercept_
