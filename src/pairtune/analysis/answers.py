@@ -130,9 +130,12 @@ def scorable(task: Task, split: Split) -> tuple[Split, int]:
 
 def spread(split: Split, most: int | None) -> Split:
     """At most so many rows, evenly spread over the split."""
-    if most is None or len(split) <= most:
-        return split
-    return split.select([i * len(split) // most for i in range(most)])
+    return split if most is None or len(split) <= most else split.select(evenly(len(split), most))
+
+
+def evenly(size: int, most: int | None) -> list[int]:
+    """The places of at most so many of `size` rows, evenly spread."""
+    return list(range(size)) if most is None or size <= most else [i * size // most for i in range(most)]
 
 
 def ask(reader: Reader, rows: Split, generate: bool = False) -> Side:

@@ -34,7 +34,7 @@ MEANINGS = {
     "p": "Exact McNemar test: how probable flips as one-sided as these are if both models were equally good.",
 }
 RISING = frozenset({"accuracy", "macro_f1", "micro_f1", "exact_match", "rouge_l", "chrf", "pearson"})
-SHARES = frozenset({"accuracy", "macro_f1", "micro_f1", "exact_match", "ece"})
+SHARES = frozenset({"accuracy", "macro_f1", "micro_f1", "exact_match"})
 
 
 def section(found: Evaluation, variants: Sequence[str], sampled: Mapping[str, tuple[int, int]]) -> Section:
@@ -97,7 +97,8 @@ def sentence(who: str, metric: str, change: Difference, before: float | None = N
         return f"{who} shows no clear change of {metric} ({shown(metric, change.mean, True)}; {interval})."
     word = "better" if (change.mean > 0) == (metric in RISING) else "worse"
     start = "" if before is None else f", from {shown(metric, before)} to {shown(metric, before + change.mean)}"
-    return f"{who} is {word} in {metric}{start} ({interval} of the difference)."
+    unit = " points" if metric in SHARES else ""
+    return f"{who} is {word} in {metric}{start} (difference {shown(metric, change.mean, True)}{unit}, {interval})."
 
 
 def shown(metric: str, value: float, signed: bool = False) -> str:

@@ -18,7 +18,7 @@ BINS, RESAMPLES = 15, 500
 MEANINGS = {
     "confidence": "The probability that a model gives to the label it chooses.",
     "ECE": "Expected calibration error (Guo et al. 2017): the mean distance of confidence and accuracy over "
-    f"{BINS} bins of confidence; 0 is perfect.",
+    f"{BINS} bins of confidence; 0 is perfect, and few rows make it look larger than it is.",
     "confidence − accuracy": "Above 0 the model is surer than it is right (over-confident), below 0 less sure.",
     "reliability": "Each point is a bin of confidence and how often the model is right in it; on the diagonal, "
     "confidence is honest.",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pairtune.data.split import Split
     from pairtune.data.task import Task
 
-ROWS, PATH_ROWS, TEXTS = 1000, 200, 150  # of a split: that are answered, at each point of the path, token by token
+ROWS, PATH_ROWS, TEXTS = 1000, 120, 150  # of a split: that are answered, at each point of the path, token by token
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ class Diff(Report):
         facts += [("variant" if len(self.variants) == 1 else name, source) for name, source in self.variants.items()]
         facts += [("task", self.task or "none given: weights and general text only")]
         title = f"{_short(self.base)} → {', '.join(self.variants)}"
-        short = [section.lead for section in sections if section.lead and not section.lead.startswith("Not measured")]
-        return Document(title, facts, short, _figures(self), _kept(sections))
+        return Document(title, facts, _figures(self), _kept(sections))
 
 
 def diff(
@@ -84,7 +83,7 @@ def diff(
         pairs: one pair (named "variant") or several by name; all on one base.
         task: the data to compare on; without it, the weights and the loss on general text.
         general: general text: a file, `demo:<name>`, or texts; used where the base is a causal language model.
-        everything: take every row; otherwise at most 1,000 of a split are answered, 200 at each point of the path, and
+        everything: take every row; otherwise at most 1,000 of a split are answered, 120 at each point of the path, and
             150 are read token by token, evenly spread.
 
     Raises `BaseMismatch` for pairs on different bases, `InputError` for a task that they cannot answer.
@@ -108,8 +107,8 @@ def diff(
             given["general text"] = (known, known.split("test"))
         chosen = {name: (one, spread(part, texts)) for name, (one, part) in given.items()}
         ratios = typicality.token_ratios(named, chosen, step)
-        ends = {path.GENERAL: losses} | ({} if answers is None else _ends(answers))
-        along = path.path(named, task, known if plain else None, path_rows, step, ends)
+        asked = ({path.GENERAL: (known.split("test"), losses)} if losses else {}) | _asked(answers)
+        along = path.path(named, task, known if plain else None, path_rows, step, asked)
     kept = {} if answers is None else forgetting.kept(answers)
     return Diff(
         base=first.base.source,
@@ -145,11 +144,14 @@ def _sampled(answers: Answers | None) -> dict[str, tuple[int, int]]:
     return {} if answers is None else {name: (len(one.rows), one.total) for name, one in answers.splits.items()}
 
 
-def _ends(answers: Answers) -> dict[str, dict[str, np.ndarray]]:
-    """Split → model → what the path asks for at its ends, from answers that are there."""
+def _asked(answers: Answers | None) -> dict[str, tuple[Split, dict[str, np.ndarray]]]:
+    """Split → (rows, model → what the path asks for at its ends), from answers that are there."""
+    if answers is None:
+        return {}
     metric = path.MAIN[answers.task.kind]
     return {
-        name: {model: side.items[metric] for model, side in one.sides.items()} for name, one in answers.splits.items()
+        name: (one.rows, {model: side.items[metric] for model, side in one.sides.items()})
+        for name, one in answers.splits.items()
     }
 
 

@@ -43,7 +43,7 @@ class Evaluation(Report):
         if self.differences:
             tables.append(differences_table(self))
         section = Section("metrics", "Base and variants on the same items", "", [*tables, *notes(self)])
-        return Document("Evaluation", (), (), (), [section])
+        return Document("Evaluation", (), (), [section])
 
 
 def evaluate(

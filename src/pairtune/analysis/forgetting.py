@@ -13,9 +13,10 @@ from pairtune.analysis import predict
 from pairtune.analysis.answers import BASE, same_base, spread
 from pairtune.analysis.paired import Difference, compare
 from pairtune.analysis.predict import Reader
-from pairtune.analysis.report import Block, Cell, Item, Items, Note, Section, Table
+from pairtune.analysis.report import Block, Cell, Item, Items, Note, Section, Table, titled
 from pairtune.data.split import Split
 from pairtune.data.task import Task
+from pairtune.errors import InputError
 
 if TYPE_CHECKING:
     from pairtune.analysis.answers import Answers
@@ -76,7 +77,7 @@ def general_task(source: str | Path | Sequence[str] = DEFAULT, most: int | None 
 
     Of a file with several columns, the text column is guessed as for a task. Raises as `Split.read` does.
     """
-    from pairtune.data import columns, sources
+    from pairtune.data import sources
 
     if isinstance(source, str | Path):
         text = str(source)
@@ -84,7 +85,7 @@ def general_task(source: str | Path | Sequence[str] = DEFAULT, most: int | None 
             split = sources.find(text, {}, Path()).splits["test"]
         else:
             split = Split.read(Path(text).expanduser())
-        column = columns.guess_text(columns.profile(split), None)[0][0]
+        column = "text" if "text" in split.columns else _text_column(split, text)
         for i, value in enumerate(split.values(column)):
             if not isinstance(value, str):
                 raise split.error(i, f"column {column!r}: expected text, found {type(value).__name__}")
@@ -92,6 +93,16 @@ def general_task(source: str | Path | Sequence[str] = DEFAULT, most: int | None 
         text, column = "texts", "text"
         split = Split.of([{"text": one} for one in source], text)
     return Task(text, "lm", (column,), None, [], {"test": spread(split, most)})
+
+
+def _text_column(split: Split, source: str) -> str:
+    from pairtune.data import columns
+
+    try:
+        return columns.guess_text(columns.profile(split), None)[0][0]
+    except InputError:
+        names = ", ".join(split.columns)
+        raise InputError(f"{source}: none of its columns ({names}) looks like text; name the right one 'text'") from None
 
 
 def general_text(
@@ -180,10 +191,12 @@ def section(found: Forgetting) -> Section:
         for name, worst in general.worst.items():
             if worst:
                 items = [
-                    Item(text, [("base", f"{a:.2f} nats", None), ("variant", f"{b:.2f} nats", "bad")])
+                    Item(text, [("base", f"{a:.2f} nats a token", None), ("variant", f"{b:.2f} nats a token", None)])
                     for text, a, b in worst
                 ]
-                blocks.append(Items(f"{name}: the paragraphs that it forgot most", items))
+                blocks.append(
+                    Items(titled("the paragraphs that it forgot most", name, len(general.changes) > 1), items)
+                )
     elif found.missing:
         blocks.append(Note(f"No loss on general text: {found.missing}.", missing=True))
     if found.kept:

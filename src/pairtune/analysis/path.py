@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pairtune.analysis import predict
-from pairtune.analysis.answers import BASE, ask, scorable, spread
+from pairtune.analysis.answers import BASE, ask, evenly, scorable
 from pairtune.analysis.behaviour import RISING, shown
 from pairtune.analysis.paired import compare
 from pairtune.analysis.predict import Reader
-from pairtune.analysis.report import Block, Lines, Note, Section, Series, Table
+from pairtune.analysis.report import Block, Lines, Note, Section, Series, Table, titled
 from pairtune.errors import MissingView
 
 if TYPE_CHECKING:
@@ -96,37 +96,42 @@ def path(
     general: Task | None,
     most: int | None,
     step: Callable[[str], None] = lambda _: None,
-    ends: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    asked: Mapping[str, tuple[Split, Mapping[str, np.ndarray]]] | None = None,
 ) -> Path:
     """Metrics along the path on validation, test and OOD splits, and the loss on general text.
 
     Args:
-        ends: split → model ("base", or a variant's name) → [N] values of the split's metric that are known already;
-            used where all N rows are taken.
+        asked: split → (its rows, model → values of its metric) that are known already, so that the path's ends (the
+            base and each variant by its name) need not be computed again.
         most: the most rows of a split, evenly spread over it; None: all.
     """
-    found, ends = Path(list(ALPHAS), {}), ends or {}
+    found, asked = Path(list(ALPHAS), {}), asked or {}
+    ends: dict[tuple[str, str], np.ndarray] = {}
     parts: dict[str, tuple[Task, Split]] = {}
     for name in task.splits if task is not None else ():
         if task is None or name == "train":
             continue
         rows, _ = scorable(task, task.split(name))
         if len(rows):
-            parts[name] = (task, spread(rows, most))
-            found.sampled[name] = (len(parts[name][1]), len(rows))
+            parts[name], found.sampled[name] = (task, rows), (len(rows), len(rows))
     if general is not None:
         rows = general.split("test")
-        parts[GENERAL] = (general, spread(rows, most))
-        found.sampled[GENERAL] = (len(parts[GENERAL][1]), len(rows))
+        parts[GENERAL], found.sampled[GENERAL] = (general, rows), (len(rows), len(rows))
+    for name, (one, rows) in parts.items():
+        rows, values = asked.get(name, (rows, {}))
+        places = evenly(len(rows), most)
+        parts[name] = (one, rows.select(places))
+        found.sampled[name] = (len(places), found.sampled[name][1])
+        ends |= {(name, model): items[places] for model, items in values.items()}
     for name, pair in pairs.items():
         why = refusal(pair) if parts else "there is nothing to measure it on"
         if why is None:
             try:
                 known = {
-                    (split, alpha): models[model]
-                    for split, models in ends.items()
+                    (split, alpha): ends[split, model]
+                    for split in parts
                     for alpha, model in ((0.0, BASE), (1.0, name))
-                    if model in models and split in parts and len(models[model]) == len(parts[split][1])
+                    if (split, model) in ends
                 }
                 found.curves[name] = curves(pair, parts, lambda text, name=name: step(f"{name} at {text}"), known)
             except MissingView as error:
@@ -176,12 +181,13 @@ def section(found: Path) -> Section:
     """The section: a chart a variant and metric."""
     blocks: list[Block] = []
     leads = []
+    several = len(found.curves) + len(found.missing) > 1
     for name, splits in found.curves.items():
-        leads.append(_lead(name if len(found.curves) > 1 else "the variant", splits, found.alphas))
+        leads.append(_lead(name if several else "the variant", splits, found.alphas))
         for metric in dict.fromkeys(curve.metric for curve in splits.values()):
             chosen = {split: curve for split, curve in splits.items() if curve.metric == metric}
-            blocks.append(_chart(name, metric, chosen, found.alphas))
-    blocks += [Note(f"{name}: no path: {why}.", missing=True) for name, why in found.missing.items()]
+            blocks.append(_chart(titled(f"{metric} along the path", name, several), metric, chosen, found.alphas))
+    blocks += [Note(titled(f"no path: {why}.", name, several), missing=True) for name, why in found.missing.items()]
     if found.curves:
         for split, (seen, there) in found.sampled.items():
             if seen < there:
@@ -210,17 +216,17 @@ def _lead(who: str, splits: Mapping[str, Curve], alphas: list[float]) -> str:
     )
 
 
-def _chart(name: str, metric: str, splits: Mapping[str, Curve], alphas: list[float]) -> Lines:
+def _chart(title: str, metric: str, splits: Mapping[str, Curve], alphas: list[float]) -> Lines:
     series = [Series(split, alphas, curve.values, curve.low, curve.high) for split, curve in splits.items()]
     rows = [
         (f"{alpha:g}", *(shown(metric, curve.values[i]) for curve in splits.values())) for i, alpha in enumerate(alphas)
     ]
     head = ("alpha", *(f"{split} ({curve.rows})" for split, curve in splits.items()))
-    table = Table(f"{name}: {metric} along the path (rows in brackets)", head, rows, numeric=range(len(head)))
+    table = Table(f"{title} (rows in brackets)", head, rows, numeric=range(len(head)))
     said = "; ".join(
         f"{split} from {shown(metric, curve.values[0])} at 0 to {shown(metric, curve.values[alphas.index(1.0)])} at 1"
         for split, curve in splits.items()
     )
     alt = f"{metric} of base plus alpha times delta: {said}."
     marks = ((0.0, "base"), (1.0, "variant"))
-    return Lines(f"{name}: {metric} along the path", "alpha", metric, series, alt, table, marks=marks)
+    return Lines(title, "alpha", metric, series, alt, table, marks=marks)

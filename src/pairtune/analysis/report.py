@@ -156,6 +156,11 @@ class Section:
     meanings: Mapping[str, str] = field(default_factory=dict)
 
 
+def titled(words: str, name: str, several: bool) -> str:
+    """A caption or note: the variant's name stands before it where there are several."""
+    return f"{name}: {words}" if several else words[:1].upper() + words[1:]
+
+
 @dataclass(frozen=True)
 class Figure:
     """A number for the top of a page: what it is, the number, and what stands beneath it."""
@@ -168,11 +173,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report. `facts` are (name, words) about what was compared; `short` is the report in sentences."""
+    """A whole report. `facts` are (name, words) about what was compared."""
 
     title: str
     facts: Sequence[tuple[str, str]]
-    short: Sequence[str]
     figures: Sequence[Figure]
     sections: Sequence[Section]
 

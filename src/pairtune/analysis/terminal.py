@@ -45,7 +45,9 @@ def _block(block: Block) -> Iterator[RenderableType]:
     if isinstance(block, Table):
         yield from _table(block)
     elif isinstance(block, Lines):
-        if block.numbers is not None:
+        if block.unit:  # its points say little as a table
+            yield Text(f"{block.title}: drawn on the page (--html), listed in --json", style="dim")
+        elif block.numbers is not None:
             yield from _table(block.numbers)
     elif isinstance(block, Forest):
         yield from _forest(block)

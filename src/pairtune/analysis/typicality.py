@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pairtune.analysis.predict import Reader
-from pairtune.analysis.report import Block, Cell, Note, Section, Table, Tokens, TokenText
+from pairtune.analysis.report import Block, Cell, Note, Section, Table, Tokens, TokenText, titled
 from pairtune.data.buckets import batches
 from pairtune.data.forms import IGNORED
 from pairtune.errors import MissingView
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SHOWN = 3  # texts at either end
 WORDS = 8  # tokens at either end
 OFTEN = 5  # occurrences that a token of the table needs
+SEEN = f"tokens seen {OFTEN} times or more, by mean log ratio"
 FEWEST = 4  # scored tokens that a shown text needs
 LONGEST = 160  # tokens of a shown text
 TOKENS_A_BATCH = 4096
@@ -149,28 +150,27 @@ def _words(pair: Pair, scored: list[_Scored]) -> tuple[list[Word], list[Word]]:
                 by_id.setdefault(token, []).append(value)
     often = [(float(np.mean(values)), token, len(values)) for token, values in by_id.items() if len(values) >= OFTEN]
     often.sort(reverse=True)
-    words = [Word(pair.tokenizer.decode([token]), mean, count) for mean, token, count in often]
+    words = [Word(str(pair.tokenizer.decode([token])), mean, count) for mean, token, count in often]
     return [one for one in words[:WORDS] if one.mean > 0], [one for one in words[::-1][:WORDS] if one.mean < 0]
 
 
 def _text(pair: Pair, one: _Scored) -> Text:
-    """The tokens as they stand in the text: each is what it adds to the decoded beginning."""
-    tokens: list[tuple[str, float | None]] = []
-    before = ""
-    special = set(pair.tokenizer.all_special_ids)
-    for i, value in enumerate(one.values[:LONGEST]):
-        if one.ids[i] in special and value is None:
-            continue
-        now = pair.tokenizer.decode(one.ids[: i + 1], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        start = before if now.startswith(before) else now[: len(before)]
-        tokens.append((now[len(start) :], value))
+    """The tokens as they stand in the text: each is what it adds to the decoded beginning.
+
+    What the tokenizer puts before a text is left out; a token that is only part of a character shows with its last one.
+    """
+    tokenizer: Any = pair.tokenizer
+    special = set(tokenizer.all_special_ids)
+    both = list(zip(one.ids, one.values, strict=True))
+    first = next((i for i, (token, value) in enumerate(both) if token not in special or value is not None), 0)
+    ids, tokens, before = [], [], ""
+    for token, value in both[first : first + LONGEST]:
+        ids.append(token)
+        now = tokenizer.decode(ids, clean_up_tokenization_spaces=False).rstrip("\ufffd")
+        tokens.append((now[len(before) :], value))
         before = now
-    if len(one.values) > LONGEST:
+    if len(both) > first + LONGEST:
         tokens.append((" …", None))
-    first = one.ids[0] if one.ids else None
-    if tokens and first in special:  # what the tokenizer puts before a text is no part of it
-        word = pair.tokenizer.decode([first])
-        tokens[0] = (tokens[0][0].removeprefix(word), tokens[0][1])
     return Text(one.split, one.mean, tokens)
 
 
@@ -181,20 +181,20 @@ def section(found: TokenRatios, rows: Mapping[str, tuple[int, int]]) -> Section:
     """The section as a table of splits, coloured texts, and tokens; `rows`: split → (looked at, there are)."""
     blocks: list[Block] = []
     leads = []
+    several = len(found.variants) + len(found.missing) > 1
     for name, one in found.variants.items():
-        several = len(found.variants) > 1
         leads.append(_lead(name if several else "The variant", one))
         head = ("text from", "texts", "mean log ratio a token")
         means = [(split, f"{count:,}", f"{mean:+.3f}") for split, (count, mean) in one.splits.items()]
-        blocks.append(Table(f"{name}: log ratio by where the text is from", head, means, numeric=(1, 2)))
+        blocks.append(Table(titled("log ratio by where the text is from", name, several), head, means, numeric=(1, 2)))
         up, down = "the variant expects it more", "the variant expects it less"
         for word, texts in (("most typical", one.most), ("least typical", one.least)):
             shown = [TokenText(f"{text.split}, {text.mean:+.2f} a token", text.tokens) for text in texts]
             if shown:
-                blocks.append(Tokens(f"{name}: the {word} texts", shown, up, down))
+                blocks.append(Tokens(titled(f"the {word} texts", name, several), shown, up, down))
         if one.gained or one.lost:
-            blocks.append(_table(name, one))
-    blocks += [Note(f"{name}: not here: {why}.", missing=True) for name, why in found.missing.items()]
+            blocks.append(_table(titled(SEEN, name, several), one))
+    blocks += [Note(titled(f"not here: {why}.", name, several), missing=True) for name, why in found.missing.items()]
     for split, (seen, there) in rows.items():
         if found.variants and seen < there:
             blocks.append(Note(f"{split}: {seen:,} of {there:,} texts, evenly spread (--all takes all)."))
@@ -213,7 +213,7 @@ def _lead(who: str, one: VariantTokens) -> str:
     )
 
 
-def _table(name: str, one: VariantTokens) -> Table:
+def _table(caption: str, one: VariantTokens) -> Table:
     rows = []
     for i in range(max(len(one.gained), len(one.lost))):
         cells: list[str | Cell] = []
@@ -226,7 +226,7 @@ def _table(name: str, one: VariantTokens) -> Table:
             ]
         rows.append(tuple(cells))
     head = ("expected more", "mean", "seen", "expected less", "mean", "seen")
-    return Table(f"{name}: tokens seen {OFTEN} times or more, by mean log ratio", head, rows, numeric=(1, 2, 4, 5))
+    return Table(caption, head, rows, numeric=(1, 2, 4, 5))
 
 
 def _visible(token: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
-from pairtune.analysis.report import Cell, Lines, Note, Section, Series, Table
+from pairtune.analysis.report import Block, Cell, Lines, Note, Section, Series, Table, titled
 from pairtune.analysis.spectrum import Spectrum, share_changed, spectrum
 from pairtune.errors import MissingView
 from pairtune.pair.tensor_names import layer_of, naming
@@ -143,28 +143,39 @@ def _size(shape: list[int]) -> int:
 
 def section(found: Weights) -> Section:
     """The section as sentences, tables and a chart for each variant."""
-    blocks = []
+    blocks: list[Block] = []
     leads = []
+    several = len(found.variants) > 1
     for name, one in found.variants.items():
         if one.tensors:
-            leads.append(_lead(name, one, len(found.variants) > 1))
-            blocks.append(_layers(name, one))
-            drawn = _spectra(name, one)
+            leads.append(_lead(name, one, several))
+            blocks.append(_layers(name, one, several))
+            drawn = _spectra(name, one, several)
             blocks += [drawn] if drawn is not None else []
         else:
             leads.append(f"{name} changes none of the base's weights.")
         if one.own:
             few = ", ".join(one.own[:4]) + (f" and {len(one.own) - 4} more" if len(one.own) > 4 else "")
             blocks.append(
-                Note(f"{name}: {len(one.own)} tensors exist in the variant alone, with no base to differ from: {few}.")
+                Note(
+                    titled(
+                        f"{len(one.own)} tensors exist in the variant alone, with no base to differ from: {few}.",
+                        name,
+                        several,
+                    )
+                )
             )
         if any(part.spectrum and not part.spectrum.exact for part in one.tensors.values()):
             blocks.append(
-                Note(f"{name}: ranks of matrices beyond 1,024 × 1,024 are estimates, good to a few per cent.")
+                Note(
+                    titled(
+                        "ranks of matrices beyond 1,024 × 1,024 are estimates, good to a few per cent.", name, several
+                    )
+                )
             )
-    if len(found.variants) > 1:
+    if several:
         blocks.insert(0, _side_by_side(found))
-    blocks += [Note(f"{name}: {why}", missing=True) for name, why in found.missing.items()]
+    blocks += [Note(titled(why, name, several), missing=True) for name, why in found.missing.items()]
     return Section("weights", "What moved in the weights", " ".join(leads), blocks, MEANINGS)
 
 
@@ -186,7 +197,7 @@ def _lead(name: str, one: VariantMoved, several: bool) -> str:
     return f"{who} moved {len(one.tensors)} tensors{far}{where}."
 
 
-def _layers(name: str, one: VariantMoved) -> Table:
+def _layers(name: str, one: VariantMoved, several: bool) -> Table:
     largest = max((layer.relative or 0.0 for layer in one.layers.values()), default=0.0) or 1.0
     rows = []
     for layer, found in {**one.layers, "all": one.total}.items():
@@ -194,10 +205,10 @@ def _layers(name: str, one: VariantMoved) -> Table:
         rank = "–" if found.effective_rank is None else f"{found.effective_rank:.1f} / {found.full_rank}"
         stable = "–" if found.stable_rank is None else f"{found.stable_rank:.1f}"
         rows.append(
-            (layer, f"{found.norm:.3g}", Cell(percent(found.relative), bar), rank, stable, percent(found.changed))
+            (layer, f"{found.norm:#.3g}", Cell(percent(found.relative), bar), rank, stable, percent(found.changed))
         )
     head = ("layer", "norm", "of the base", "effective rank", "stable rank", "changed")
-    return Table(f"{name}: every layer that changed", head, rows, numeric=(1, 2, 3, 4, 5))
+    return Table(titled("every layer that changed", name, several), head, rows, numeric=(1, 2, 3, 4, 5))
 
 
 def _side_by_side(found: Weights) -> Table:
@@ -219,7 +230,7 @@ def _side_by_side(found: Weights) -> Table:
     )
 
 
-def _spectra(name: str, one: VariantMoved) -> Lines | None:
+def _spectra(name: str, one: VariantMoved, several: bool) -> Lines | None:
     matrices = {key: part for key, part in one.tensors.items() if part.spectrum and part.spectrum.values}
     chosen = sorted(matrices, key=lambda key: -(matrices[key].relative or matrices[key].norm))[:DRAWN]
     if not chosen:
@@ -244,11 +255,11 @@ def _spectra(name: str, one: VariantMoved) -> Lines | None:
         )
     head = ("tensor", "of the base", "largest s", "effective rank", "stable rank")
     return Lines(
-        f"{name}: singular values of the {len(chosen)} matrices that moved most",
+        titled(f"singular values of the {len(chosen)} matrices that moved most", name, several),
         "direction",
         "share of the largest",
         series,
         f"Singular values as shares of the matrix's largest, on a logarithmic axis, for {', '.join(chosen)}.",
-        Table(f"{name}: the matrices that moved most", head, rows, numeric=(1, 2, 3, 4)),
+        Table(titled("the matrices that moved most", name, several), head, rows, numeric=(1, 2, 3, 4)),
         log=True,
     )

@@ -1,0 +1,123 @@
+"""`pairtune diff` as people type it: pairs, two full checkpoints from elsewhere, a page, and wrong inputs."""
+
+import json
+
+import pytest
+import torch
+
+import pairtune
+from pairtune.cli.main import run
+
+ROWS = [
+    ("the cat sat on the mat", "cat"),
+    ("a cat is in the house", "cat"),
+    ("the dog ran", "dog"),
+    ("a dog sat", "dog"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("task")
+    for name, times in (("train", 3), ("validation", 1), ("test", 2)):
+        lines = [json.dumps({"text": text, "label": label}) for text, label in ROWS * times]
+        (place / f"{name}.jsonl").write_text("\n".join(lines))
+    return place
+
+
+@pytest.fixture(scope="module")
+def general(tmp_path_factory):
+    file = tmp_path_factory.mktemp("general") / "lines.txt"
+    file.write_text("the old man sat by the river\nplease open the account\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def finetuned(tiny_llama, tmp_path_factory):
+    """A full fine-tune by plain transformers: no file of pairtune's is in it."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), AutoTokenizer.from_pretrained(tiny_llama)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(3):
+        for text, label in ROWS:
+            ids = torch.tensor([tokenizer(f"{text}\n{label}").input_ids])
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    place = tmp_path_factory.mktemp("models") / "finetuned"
+    model.save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_llama, folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pairs") / "pets"
+    training = {"lr": 0.01, "epochs": 4}
+    pairtune.tune(
+        {"base": str(tiny_llama), "data": str(folder), "tuner": "lora", "training": training, "out": str(out)}
+    )
+    return out
+
+
+def call(capsys, *words):
+    """(exit code, stdout, stderr) of a command line."""
+    with pytest.raises(SystemExit) as left:
+        run([str(word) for word in words])
+    streams = capsys.readouterr()
+    return left.value.code, streams.out, streams.err
+
+
+def test_two_full_checkpoints_are_compared(tiny_llama, finetuned, folder, general, tmp_path, capsys):
+    page = tmp_path / "out.html"
+    words = (tiny_llama, finetuned, "--data", folder, "--general", general)
+    code, out, err = call(capsys, "diff", *words, "--html", page, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["schema"] == "pairtune.diff/1"
+    assert set(found["behaviour"]["metrics"]["test"]) == {"base", "finetuned"}
+    assert found["path"]["curves"]["finetuned"]["test"]["values"][0] == pytest.approx(
+        found["behaviour"]["metrics"]["test"]["base"]["accuracy"]
+    )
+    assert "full checkpoint" in found["variants"]["finetuned"]
+    assert page.read_text().startswith("<!doctype html>")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.html"]
+    assert "of" in err and "general text" in err
+
+
+def test_a_pair_and_a_checkpoint_stand_side_by_side(tiny_llama, pair, finetuned, general, capsys):
+    code, out, err = call(capsys, "diff", tiny_llama, pair, finetuned, "--general", general)
+    assert code == 0, err
+    for words in ("pets", "finetuned", "effective rank", "What it forgot", "none given"):
+        assert words in out
+
+
+def test_wrong_inputs_are_answered_in_a_sentence(tiny_llama, finetuned, pair, folder, general, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for words, part in (
+        ((finetuned,), "name a base and what was tuned from it"),
+        ((pair, finetuned), "name its base first"),
+        ((pair, pair), "named twice"),
+        ((tiny_llama, tiny_llama.parent / "nowhere" / "x" / "y"), "no such folder"),
+        ((tmp_path / "empty",), "neither a pair, nor an adapter, nor a model"),
+        ((pair, "--html", tmp_path / "no" / "out.html"), "there is no folder"),
+        ((pair, "--html", tmp_path), "is a folder"),
+        ((pair, "--general", tmp_path / "no.txt"), "there is no file"),
+        ((pair, "--data", tmp_path / "no-task"), "no such file or folder"),
+        ((pair, "--general", general, "--data", folder, "--label", "lable"), "did you mean label?"),
+        ((pair, "--htm", "x"), "did you mean --html?"),
+    ):
+        code, out, err = call(capsys, "diff", *words)
+        assert code == 2, (words, err)
+        assert part in err
+        assert "Traceback" not in err and not out
+
+
+def test_equal_checkpoints_have_no_difference(tiny_llama, tmp_path, capsys):
+    import shutil
+
+    copy = shutil.copytree(tiny_llama, tmp_path / "copy")
+    code, _, err = call(capsys, "diff", tiny_llama, copy)
+    assert code == 2
+    assert "there is no delta between them" in err
