@@ -1,0 +1,1 @@
+"""The experiments of the reproduction `likelihood-ratio-ood`, one file each."""
