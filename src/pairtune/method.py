@@ -36,7 +36,8 @@ def problems_of(
             lines.append(f"{where}: there is no such setting{hint}")
             continue
         found = "" if item["type"] == "missing" else f" (found {_short(item['input'])})"
-        lines.append(f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}{found}")
+        what = item["msg"].removeprefix("Value error, ")  # which pydantic puts before a table's own sentences
+        lines.append(f"{where}: {what[0].lower()}{what[1:]}{found}")
     return lines
 
 

@@ -69,6 +69,7 @@ def test_every_arm_is_a_run_and_every_part_compares_arms_that_are_run():
         RunConfig.of({"base": "zoo:minilm", "data": "d", "tuner": "full", "constraint": constraint})
     run = {reproduction.arm_of(arm, one.name) for one in SETTINGS for arm in reproduction.arms_of(one)}
     compared = {arm for part in reproduction.REPRODUCTION.parts for arm in (part.method, part.baseline)}
+    run |= {reproduction.arm_of(reproduction.COSINE, "64 pairs")}
     assert {arm.removeprefix("steadiness of ") for arm in compared} <= run
     assert all(one.rates_of in {first.name for first in SETTINGS} for one in SETTINGS)
 

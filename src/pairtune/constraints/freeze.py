@@ -13,7 +13,6 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
 
 from pairtune import method
 from pairtune.constraints import Constraint
@@ -46,7 +45,7 @@ class Freeze(Constraint):
             # One sentence in place of one for each member of the union.
             if value == "half" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
                 return value
-            raise PydanticCustomError("blocks", "expected a number of blocks, 0 or more, or half")
+            raise ValueError("expected a number of blocks, 0 or more, or half")
 
     settings: Settings
 
