@@ -14,7 +14,8 @@ regression on the base's pooled last block, fitted on ID training data. Nothing 
 The two forms rest on opposite thoughts. own: tuning makes the variant sure where it has learnt; where it is no surer
 than the base, the input is outside. distribution: a probe has learnt the same data as the variant; inside both say the
 same, outside they part. So `own` suits a base with labels of its own, `distribution` a probe; neither is the paper's.
-One measurement of `own` with a probe (zoo:minilm, LoRA, demo:helpdesk): AUROC 0.24 and 0.42, worse than chance.
+Measured once with a probe (zoo:minilm, LoRA, demo:helpdesk; out_of_scope and shifted): AUROC 0.24 and 0.41 for `own`,
+which is worse than chance, 0.76 and 0.59 for `distribution`; mahalanobis reaches 0.97 and 0.83 there.
 """
 
 from __future__ import annotations
