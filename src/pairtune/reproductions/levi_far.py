@@ -6,8 +6,8 @@ the base loses what it knew about the words. p is a dial of the distance to pret
 that the base's tokenizer keeps whole are renamed (at p = 1 they are 95 % of the running words), so that no text changes
 its length in tokens, and a model from scratch has the same problem to solve under other token ids, but for pieces of
 rarer words (3 % of the tokens). The small model alone is therefore not run again: its outcomes at every p are those of
-the first experiment, as are all outcomes at p = 0. Texts are cut after their first 64 words, of which the base reads at
-most 64 tokens.
+the first experiment, as are all outcomes at p = 0. Texts are cut after their first 48 words, of which the base reads at
+most 48 tokens.
 
 "best single view" is the linear probe or the small model alone, whichever is better on ID validation with seed 0.
 """

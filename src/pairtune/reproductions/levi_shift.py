@@ -1,6 +1,6 @@
 """First experiment: a real domain shift. Product reviews, tuned on books, tested on four other domains.
 
-A frozen 22 M-parameter sentence encoder (`zoo:minilm`), 600 training and 200 validation reviews, the first 64 tokens of
+A frozen 22 M-parameter sentence encoder (`zoo:minilm`), 400 training and 200 validation reviews, the first 48 tokens of
 each, 300 test reviews a domain.
 """
 
