@@ -75,6 +75,7 @@ def test_every_part_compares_arms_and_splits_that_there_are(parts, arms, splits)
     for part in parts:
         assert {part.method, part.baseline} <= {*arms, placement.BEST_LENGTH}
         assert {*part.splits} <= {*splits}
+    assert not [name for name in (*arms, *splits) if "|" in name], "a bar would break the published table"
 
 
 def test_what_counts_is_what_the_claim_says():

@@ -1,8 +1,12 @@
 """The texts of the likelihood-ratio reproduction: nothing from outside is seen in tuning, nothing is on two sides."""
 
+import numpy as np
 import pytest
 
-from pairtune.reproductions.likelihood import sets
+from pairtune.reproductions.frame import Results
+from pairtune.reproductions.likelihood import sets, spam
+from pairtune.reproductions.likelihood.bench import Bench
+from pairtune.reproductions.likelihood.placement import areas
 
 
 @pytest.fixture
@@ -82,3 +86,20 @@ def test_equal_texts_and_those_seen_are_left_out():
     assert sorted(sets.drawn(["x", "", "y", "x"])) == ["x", "y"]
     assert len(sets.drawn(map(str, range(50)), 7)) == 7
     assert sets.few_words("one two three four") == sets.few_words("one two three four")
+
+
+@pytest.mark.data
+def test_what_is_near_to_the_spam_variant_counts_as_spam(settings, tmp_path, monkeypatch):
+    def scores(pair, task, arms, texts, most, **_):
+        # Each variant finds its own kind near: low scores for its own, high ones for the other.
+        levels = (0, 1) if task == "ham" else (1, 0)
+        return [{arm: np.full(len(some), level) for arm in arms} for some, level in zip(texts, levels, strict=True)]
+
+    for name in ("task", "variant", "saved"):
+        value = property(lambda self: self.name) if name == "task" else lambda self, seed: self.name
+        monkeypatch.setattr(Bench, name, value)
+    monkeypatch.setattr(spam, "scores", scores)
+    results = Results.open(tmp_path, {})
+    spam.run(results, settings | {"seeds": 1, "max_length": 8}, results)
+    found = areas(results, spam.SPLIT)
+    assert {found[arm] for arm in (*spam.HAM, *spam.SPAM)} == {1.0}

@@ -20,7 +20,7 @@ from pairtune.reproductions.likelihood.near import scores
 from pairtune.reproductions.likelihood.placement import BEST_LENGTH, LENGTH, keep, missing, short
 
 log = logging.getLogger("pairtune")
-PIECES = {"q": "question", "a": "answer", "qa": "both", "a|q": "answer-given-question"}
+PIECES = {"q": "question", "a": "answer", "qa": "both", "a given q": "answer-given-question"}
 METHODS = {"S": "log-ratio", "LH": "likelihood"}
 ARMS = {
     f"{letter}_{piece}{', token' if form == 'token' else ''}": f"{method}:{part}:{form}"
@@ -46,7 +46,7 @@ def run(results: Results, settings: dict[str, Any], near: Results) -> None:
         )
         keep(results, seed, {f"GSM8K / {kind}": (found[0], one) for kind, one in zip(outside, found[1:], strict=True)})
         for split in SPLITS:
-            log.info("seed %d, %s: %s", seed, split, short(results, split, ("S_q", "S_a", "S_qa", "S_a|q")))
+            log.info("seed %d, %s: %s", seed, split, short(results, split, ("S_q", "S_a", "S_qa", "S_a given q")))
     bench.drop()
 
 
@@ -61,9 +61,9 @@ ANSWERS = Experiment(
     parts=(
         *(_part(f"S_{piece}{form}", f"LH_{piece}{form}") for piece in PIECES for form in ("", ", token")),
         _part("S_a", "S_q"),
-        _part("S_a|q", "S_q"),
+        _part("S_a given q", "S_q"),
         _part("S_qa", "S_q"),
-        _part("S_a|q", "S_a"),
+        _part("S_a given q", "S_a"),
         _part("S_q", BEST_LENGTH),
     ),
     run=run,
