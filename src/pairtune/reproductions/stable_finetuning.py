@@ -41,7 +41,6 @@ from pairtune.training.run import tune
 from pairtune.training.stability import text_free, why_failed
 
 log = logging.getLogger("pairtune")
-RATES = (1e-4, 3e-4, 1e-3)
 PROBE, COSINE = references.PROBE, references.COSINE
 
 
@@ -94,13 +93,13 @@ def _rate(results: Results, setting: Setting, arm: str, settings: dict[str, Any]
     name = arm_of(arm, setting.name)
     tried = dict(results.notes.get(f"validation, {name}", {}))
     task = task_of(results, setting, settings)
-    for rate in RATES:
+    for rate in settings["rates"]:
         if str(rate) not in tried:
             pair = _tuned(results, setting, arm, rate, 0, settings)
             tried[str(rate)] = float(np.mean(_outcomes(pair, task, "validation", settings)[0]))
             results.note(f"validation, {name}", tried)
             log.info("%s, learning rate %g: validation %.4f", name, rate, tried[str(rate)])
-    best = max(RATES, key=lambda rate: (tried[str(rate)], -rate))
+    best = max(settings["rates"], key=lambda rate: (tried[str(rate)], -rate))
     results.note(f"learning rate, {name}", best)
     return best
 
@@ -245,6 +244,7 @@ REPRODUCTION = Reproduction(
         "seeds": 8,
         "larger_seeds": 5,
         "steps": None,
+        "rates": [3e-5, 1e-4, 3e-4],
         "validation": 200,
         "test": 400,
         "max_length": 40,
