@@ -43,6 +43,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, at):
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == 9
     assert not out.exists()
+    with (tmp_path / ".out.jsonl.partial").open("ab") as file:
+        file.write(b"half a chunk that reached the disk " * 100)
     scored = []
     assert write_scored(out, range(10), lambda rows: scored.extend(rows) or records(rows), {"a": 1}) == at // 4 * 4
     assert scored == list(range(at // 4 * 4, 10)), "what was scored is not scored again"
