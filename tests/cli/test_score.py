@@ -119,12 +119,12 @@ def test_tokens_that_carried_a_score(pair, texts, capsys):
 
 def test_answers_are_read_or_written(pair, tmp_path, capsys):
     path = tmp_path / "questions.csv"
-    path.write_text("q,a\nthe cat sat on the mat,cat\nwho is the man,\n")
+    path.write_text("q,a\nthe cat sat on the mat,dog\nthe cat sat on the mat,\n")
     flags = ("--text", "q", "--detector", "log-ratio:answer-given-question", "--detector", "log-ratio:both:token")
     code, out, err = call(capsys, "score", pair, path, *flags, "--answer", "a", "--json")
     assert code == 0, err
-    assert rows(out)[0]["answer"] == "cat"
-    assert rows(out)[1]["answer"], "an empty field is no answer, so that the variant writes one"
+    assert rows(out)[0]["answer"] == "dog"
+    assert rows(out)[1]["answer"] == "cat", "an empty field is no answer, so that the variant writes one"
     code, out, _ = call(capsys, "score", pair, path, *flags, "--json")
     assert code == 0
     assert rows(out)[0]["answer"] == "cat", "what the variant writes by itself"
