@@ -44,14 +44,15 @@ def section(found: Evaluation, variants: Sequence[str], sampled: Mapping[str, tu
     lead = "No split could be scored." if not found.metrics else lead_of(found, variants)
     if found.differences:
         main = main_metric(found)
+        size, unit = (100, "points") if main in SHARES else (1, main)
         rows = [
-            (f"{split} · {name}" if len(variants) > 1 else split, one[main].mean, one[main].low, one[main].high)
+            (_who(split, name, variants), size * one[main].mean, size * one[main].low, size * one[main].high)
             for split, changes in found.differences.items()
             for name, one in changes.items()
         ]
-        seen = "; ".join(f"{label} {mean:+.3f} ({low:+.3f} to {high:+.3f})" for label, mean, low, high in rows)
+        seen = "; ".join(f"{label} {mean:+.3g} ({low:+.3g} to {high:+.3g})" for label, mean, low, high in rows)
         better = "right of the line is better" if main in RISING else "left of the line is better"
-        label = f"variant − base, {main} ({better})"
+        label = f"{main}, variant − base, in {unit} ({better})"
         title = f"Change of {main} with its 95 % interval"
         blocks.append(Forest(title, label, rows, f"{title}: {seen}.", main in RISING))
     if found.metrics:
@@ -135,7 +136,7 @@ def differences_table(found: Evaluation) -> Table:
                 flips = "" if one.fixed is None else f"{len(one.fixed)} / {len(one.broken or [])}"
                 rows.append((split, variant, metric, change, interval, p, flips))
     head = ("split", "variant", "metric", "change", "95 % interval", "p", "fixed / broken")
-    return Table("Variant − base on the same rows", head, rows, numeric=(3, 4, 5, 6))
+    return Table("Each variant − base on the same rows", head, rows, numeric=(3, 4, 5, 6))
 
 
 def notes(found: Evaluation) -> list[Block]:
@@ -145,3 +146,7 @@ def notes(found: Evaluation) -> list[Block]:
 
 def _tested(variants: dict[str, dict[str, Difference]]) -> bool:
     return any(one.p_value is not None for metrics in variants.values() for one in metrics.values())
+
+
+def _who(split: str, name: str, variants: Sequence[str]) -> str:
+    return f"{split} · {name}" if len(variants) > 1 else split

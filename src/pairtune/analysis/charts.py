@@ -140,7 +140,7 @@ def gaps(chart: Forest) -> tuple[list[Gap], float, list[tuple[float, str]]]:
     for label, mean, low, high in chart.rows:
         clear = not low <= 0 <= high
         tone = ("good" if (mean > 0) == chart.rising else "bad") if clear else "quiet"
-        words = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+        words = f"{mean:+.3g} ({low:+.3g} to {high:+.3g})"
         start = place(low)
         found.append(Gap(label, round(start, 2), round(place(high) - start, 2), round(place(mean), 2), words, tone))
     return found, round(place(0.0), 2), [(round(place(mark), 2), f"{mark:+g}" if mark else "0") for mark in marks]

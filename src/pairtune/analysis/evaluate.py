@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pairtune.analysis.answers import BASE, Answers, gather
 from pairtune.analysis.paired import Difference, compare
-from pairtune.analysis.report import Document, Report, Section, Table
+from pairtune.analysis.report import Document, Report, Section
 from pairtune.pair.pair import Pair
 
 if TYPE_CHECKING:
@@ -39,11 +39,9 @@ class Evaluation(Report):
         """The metrics and the differences, as two tables."""
         from pairtune.analysis.behaviour import differences_table, metrics_table, notes
 
-        tables: list[Table] = [metrics_table(self)]
-        if self.differences:
-            tables.append(differences_table(self))
-        section = Section("metrics", "Base and variants on the same items", "", [*tables, *notes(self)])
-        return Document("Evaluation", (), (), [section])
+        tables = [metrics_table(self)] if self.metrics else []
+        tables += [differences_table(self)] if self.differences else []
+        return Document("", (), (), [Section("metrics", "", "", [*tables, *notes(self)])])
 
 
 def evaluate(

@@ -102,7 +102,8 @@ def _text_column(split: Split, source: str) -> str:
         return columns.guess_text(columns.profile(split), None)[0][0]
     except InputError:
         names = ", ".join(split.columns)
-        raise InputError(f"{source}: none of its columns ({names}) looks like text; name the right one 'text'") from None
+        message = f"{source}: none of its columns ({names}) looks like text; name the right one 'text'"
+        raise InputError(message) from None
 
 
 def general_text(

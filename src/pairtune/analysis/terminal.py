@@ -24,16 +24,18 @@ def draw(document: Document) -> Group:
         parts += [Text(document.title, style="bold"), ""]
         parts += [Text.assemble((f"{name}: ", "dim"), words) for name, words in document.facts]
     for section in document.sections:
-        parts += ["", *_section(section)]
+        parts += [*([""] if parts else []), *_section(section)]
     return Group(*parts)
 
 
 def _section(section: Section) -> Iterator[RenderableType]:
-    yield Rule(Text(section.title, style="bold"), align="left", style="dim")
+    if section.title:
+        yield Rule(Text(section.title, style="bold"), align="left", style="dim")
     if section.lead:
         yield Text(section.lead)
-    for block in section.blocks:
-        yield ""
+    for i, block in enumerate(section.blocks):
+        if i or section.title:
+            yield ""
         yield from _block(block)
     if section.meanings:
         yield ""
@@ -107,7 +109,7 @@ def _forest(block: Forest) -> Iterator[RenderableType]:
         axis[place(mean)] = "●"
         clear = not start <= 0 <= end
         tone = TONES["good" if (mean > 0) == block.rising else "bad"] if clear else "dim"
-        table.add_row(Text(label), Text("".join(axis), style=tone), Text(f"{mean:+.3f}"))
+        table.add_row(Text(label), Text("".join(axis), style=tone), Text(f"{mean:+.3g}"))
     yield table
     yield Text(f"┊ is no change; {block.x_label}", style="dim")
 

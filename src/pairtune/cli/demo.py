@@ -29,7 +29,6 @@ def demo(
     Needs no network, no GPU and a few minutes on two cores.
     """
     from pairtune.analysis.evaluate import evaluate
-    from pairtune.cli import eval as evaluation
     from pairtune.cli import score as scoring
     from pairtune.data.task import Task
     from pairtune.ood.scoring import separate
@@ -44,7 +43,7 @@ def demo(
     frame.emit(None, False, text=moved(pair))
     _say("3  What changed in the answers: the same items under base and variant")
     found = evaluate(pair, task)
-    frame.emit(None, False, text=evaluation.table(found))
+    frame.emit(None, False, text=found)
     _say("4  Which inputs was it tuned for? log p(base) − log p(variant); higher = further out")
     frame.emit(None, False, text=scoring.table(separate(pair, task)))
     frame.emit(None, False, text="(length is the control: below 0.5, the texts from outside are the shorter ones)")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +12,10 @@ from pairtune.cli import frame
 from pairtune.errors import InputError
 
 if TYPE_CHECKING:
-    from pairtune.analysis.evaluate import Evaluation
+    from pairtune.data.task import Task
+    from pairtune.pair.pair import Pair
+
+log = logging.getLogger("pairtune")
 
 
 def eval(
@@ -35,11 +40,14 @@ def eval(
         loaded[name] = Pair.load(name, base)
     task = task_of(data, text, label, next(iter(loaded.values())))
     found = evaluate(loaded, task, split, generate=generate)
-    frame.emit(found, json, text=table(found, task))
+    frame.emit(found.to_dict() if json else None, json, text=found)
 
 
-def task_of(data: str, text: list[str] | None, label: str | None, pair: Any) -> Any:
-    """The task, with the columns and labels that the pair was tuned with where nobody names others."""
+def task_of(data: str, text: list[str] | None, label: str | None, pair: Pair) -> Task:
+    """The task, with the columns and labels that the pair was tuned with where nobody names others.
+
+    The outputs of a checkpoint's own head stand in the order of its own label names, where the data use these names.
+    """
     from pairtune.data.task import Task
 
     known = (pair.card.task or {}) if pair.card else {}
@@ -48,27 +56,15 @@ def task_of(data: str, text: list[str] | None, label: str | None, pair: Any) -> 
         given = {"kind": known["kind"], "text": known["text"], "label": known["label"]}
         if known["labels"]:
             given["labels"] = known["labels"]
-    return Task.load(data, **{key: value for key, value in given.items() if value is not None})
-
-
-def table(found: Evaluation, task: Any = None) -> str:
-    """Metrics by split and model, the differences with intervals, and the first flipped items."""
-    rows = []
-    for split, models in found.metrics.items():
-        for model, values in models.items():
-            cells = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
-            rows.append((f"{split} ({found.items[split]})", model, cells))
-    parts = [frame.columns(rows, head=("split (rows)", "model", "metrics"))]
-    changes = []
-    for split, variants in found.differences.items():
-        for variant, metrics in variants.items():
-            for metric, one in metrics.items():
-                flips = "" if one.fixed is None else f"{len(one.fixed)} fixed, {len(one.broken or [])} broken"
-                p = "" if one.p_value is None else f"{one.p_value:.2g}"
-                change = f"{one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
-                changes.append((split, variant, metric, change, p, flips))
-    if changes:
-        head = ("split", "variant − base", "metric", "difference (95 %)", "McNemar p", "flips")
-        parts.append(frame.columns(changes, head=head))
-    parts += [f"{split}: {why}" for split, why in found.skipped.items()]
-    return "\n\n".join(parts)
+    task = Task.load(data, **{key: value for key, value in given.items() if value is not None})
+    names = pair.base.labels
+    if known or not names or not task.labels or names == task.labels:
+        return task
+    if set(task.labels) <= set(names):
+        return replace(task, labels=list(names), labels_given=True)
+    log.warning(
+        "the checkpoint calls its labels %s, the data %s; they are taken to stand in one order",
+        ", ".join(names[:5]),
+        ", ".join(task.labels[:5]),
+    )
+    return task
