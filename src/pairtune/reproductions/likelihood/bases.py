@@ -1,7 +1,7 @@
 """Fifth experiment, the control that could falsify the claim: the same variants against another base.
 
 The CLINC150 variants of the first experiment, with log p(base) taken from a base of the same architecture and tokenizer
-that knows nothing (random weights) or something else (trained from random weights on Shakespeare alone, for 400,000
+that knows nothing (random weights) or something else (trained from random weights on Shakespeare alone, for 300,000
 tokens). If the base is what makes the ratio work, either must be worse.
 """
 

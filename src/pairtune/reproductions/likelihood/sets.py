@@ -160,17 +160,22 @@ def arithmetic(settings: Mapping[str, Any]) -> Ground:
 
 
 def broad(settings: Mapping[str, Any], characters: int) -> list[str]:
-    """About so many characters of stories, encyclopedia and instructions, in pieces of at most 2,000, shuffled."""
+    """Encyclopedia, instructions and stories, at most a third of `characters` each, in pieces of at most 2,000."""
     wiki = gzip.decompress((place(settings, "wikitext2") / "valid.txt.gz").read_bytes()).decode()
-    told = ["\n".join(str(row[key]) for key in ("instruction", "input", "output") if row[key])
-            for row in rows_of(settings, "instructions_small", "train")]  # fmt: skip
-    pieces = [piece for text in (wiki, *told) for piece in cut(text)]
-    left = characters - sum(map(len, pieces))
-    stories = [piece for text in texts_of(settings, "gutenberg_stories", "children_train") for piece in cut(text)]
-    random.Random(0).shuffle(stories)
-    pieces += stories[: max(0, left // 2000)]
-    random.Random(0).shuffle(pieces)
-    return pieces
+    told = rows_of(settings, "instructions_small", "train")
+    kinds = (
+        [wiki],
+        ["\n".join(row[key] for key in ("instruction", "input", "output") if row[key]) for row in told],
+        texts_of(settings, "gutenberg_stories", "children_train"),
+    )
+    found = []
+    for texts in kinds:
+        left = characters // 3
+        for piece in drawn(piece for text in texts for piece in cut(text)):
+            if len(piece) <= left:
+                found.append(piece)
+                left -= len(piece)
+    return drawn(found)
 
 
 def shakespeare(settings: Mapping[str, Any]) -> list[str]:
