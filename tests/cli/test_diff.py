@@ -121,3 +121,31 @@ def test_equal_checkpoints_have_no_difference(tiny_llama, tmp_path, capsys):
     code, _, err = call(capsys, "diff", tiny_llama, copy)
     assert code == 2
     assert "there is no delta between them" in err
+
+
+def test_a_foreign_heads_outputs_stand_in_its_own_order(tiny_bert, folder, general, tmp_path, capsys):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    names = {0: "dog", 1: "cat"}  # the data, read alone, would give cat, dog
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        tiny_bert, num_labels=2, id2label=names, label2id={name: i for i, name in names.items()}
+    ).eval()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(20):
+        for text, label in ROWS:
+            target = torch.tensor([0 if label == "dog" else 1])
+            model(**tokenizer(text, return_tensors="pt"), labels=target).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        right = [
+            names[int(model(**tokenizer(text, return_tensors="pt")).logits.argmax())] == label for text, label in ROWS
+        ]
+    assert all(right)
+    model.save_pretrained(tmp_path / "head")
+    tokenizer.save_pretrained(tmp_path / "head")
+    code, out, err = call(capsys, "diff", tiny_bert, tmp_path / "head", "--data", folder, "--json")
+    assert code == 0, err
+    assert json.loads(out)["behaviour"]["metrics"]["test"]["head"]["accuracy"] == 1.0

@@ -129,10 +129,12 @@ def diff(
 def _steps(named: Mapping[str, Pair], splits: Sequence[str], plain: bool, task: Task | None) -> int:
     """How often `diff` says what it does, or nearly."""
     first = next(iter(named.values()))
-    models = len(named) + (1 if not first.base.new_names or "train" in (task.splits if task else ()) else 0)
+    probe = bool(first.base.new_names) and task is not None and "train" in task.splits
+    models = len(named) + (1 if probe or not first.base.new_names else 0)
     paths = sum(path.refusal(pair) is None for pair in named.values()) if splits or plain else 0
     return (
         sum(len(pair.layers) for pair in named.values())
+        + probe
         + len(splits) * models
         + (models if plain else 0)
         + len(named)

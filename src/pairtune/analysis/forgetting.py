@@ -214,7 +214,9 @@ def section(found: Forgetting) -> Section:
             leads.append(
                 f"Of the {one.had:,} rows of {split} that the base had right, {who} {one.kept:,} ({one.share:.0%})."
             )
-    return Section("forgetting", "What it forgot", " ".join(leads) or "Not measured.", blocks, MEANINGS)
+    shown = dict(zip(MEANINGS, (general is not None, bool(found.kept)), strict=True))
+    meanings = {name: words for name, words in MEANINGS.items() if shown[name]}
+    return Section("forgetting", "What it forgot", " ".join(leads) or "Not measured.", blocks, meanings)
 
 
 def _lead(name: str, general: General, several: bool) -> str:

@@ -103,15 +103,15 @@ def _forest(block: Forest) -> Iterator[RenderableType]:
     table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     for label, mean, start, end in block.rows:
         axis = [" "] * AXIS
-        axis[place(0.0)] = "┊"
         for i in range(place(start), place(end) + 1):
             axis[i] = "─"
+        axis[place(0.0)] = "┼" if axis[place(0.0)] == "─" else "┊"
         axis[place(mean)] = "●"
         clear = not start <= 0 <= end
         tone = TONES["good" if (mean > 0) == block.rising else "bad"] if clear else "dim"
         table.add_row(Text(label), Text("".join(axis), style=tone), Text(f"{mean:+.3g}"))
     yield table
-    yield Text(f"┊ is no change; {block.x_label}", style="dim")
+    yield Text(f"┊ or ┼ is no change; {block.x_label}", style="dim")
 
 
 def _tokens(block: Tokens) -> Iterator[RenderableType]:
