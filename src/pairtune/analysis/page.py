@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pairtune import __version__
 from pairtune.analysis import charts
 from pairtune.analysis.report import Block, Cell, Document
 
@@ -28,7 +28,7 @@ def page(document: Document) -> str:
     environment.globals.update(kind=_kind, cell=_cell, drawn=charts.drawn, gaps=charts.gaps, shade=_shade)
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     return environment.get_template("page.html.j2").render(
-        document=document, style=style, version=__version__, today=date.today().isoformat()
+        document=document, style=style, version=version("pairtune"), today=date.today().isoformat()
     )
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from importlib.metadata import version
 from typing import Any, ClassVar
-
-from pairtune import __version__
 
 
 @dataclass(frozen=True)
@@ -196,7 +195,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The report's numbers under their names, with schema and version first; arrays and dataclasses inside."""
         own = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
-        return {"schema": self.schema, "pairtune": __version__, **own}
+        return {"schema": self.schema, "pairtune": version("pairtune"), **own}
 
     def html(self) -> str:
         """One page that needs no other file."""
