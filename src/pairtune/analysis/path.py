@@ -38,7 +38,7 @@ MEANINGS = {
     "absolute_error": "Mean distance of prediction and target.",
     "exact_match": "Share of rows with every label right.",
     "band": "The 95 % interval of each point (bootstrap over rows). A point between base and variant that is as good "
-    "on validation and better elsewhere is worth exporting.",
+    "on validation and better elsewhere costs less forgetting for the same gain.",
 }
 
 
@@ -186,7 +186,7 @@ def section(found: Path) -> Section:
         leads.append(_lead(name if several else "the variant", splits, found.alphas))
         for metric in dict.fromkeys(curve.metric for curve in splits.values()):
             chosen = {split: curve for split, curve in splits.items() if curve.metric == metric}
-            blocks.append(_chart(titled(f"{metric} along the path", name, several), metric, chosen, found.alphas))
+            blocks.append(_chart(titled(f"along the path: {metric}", name, several), metric, chosen, found.alphas))
     blocks += [Note(titled(f"no path: {why}.", name, several), missing=True) for name, why in found.missing.items()]
     if found.curves:
         for split, (seen, there) in found.sampled.items():
