@@ -148,6 +148,7 @@ def test_several_variants_stand_side_by_side(pair, tiny_llama, folder, task, tin
     assert both.weights.variants["two"].tensors["model.layers.0.self_attn.q_proj.weight"].kind == "low-rank"
     assert both.weights.variants["two"].total.changed is None
     assert "unchanged" in str(both)
+    assert all(figure.label.endswith(", one") for figure in both.document().figures)
     other = pairtune.Pair(pairtune.Base.load(tiny_t5))
     with pytest.raises(BaseMismatch, match="another base"):
         pairtune.diff({"one": pair, "other": other}, task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, ClassVar
 
@@ -175,7 +175,7 @@ def _kept(sections: Sequence[Section]) -> list[Section]:
 
 
 def _figures(found: Diff) -> list[Figure]:
-    """The numbers for the top of the page, of the first variant."""
+    """The numbers for the top of the page; of several variants those of the first, by its name."""
     name = next(iter(found.variants))
     figures = []
     moved = next(iter(found.weights.variants.values()), None)
@@ -214,4 +214,5 @@ def _figures(found: Diff) -> list[Figure]:
         below = f"nats a token, from {found.forgetting.general.losses['base']:.3f}"
         tone = ("bad" if change.mean > 0 else "good") if clear else None
         figures.append(Figure("Loss on general text", f"{change.mean:+.3f}", below, tone))
-    return figures
+    several = len(found.variants) > 1
+    return [replace(one, label=f"{one.label}, {name}") for one in figures] if several else figures
