@@ -14,6 +14,7 @@ from pairtune.reproductions import levi_arms, levi_cues, levi_far, levi_shift
 from pairtune.reproductions.frame import Results
 from pairtune.reproductions.levi import REPRODUCTION
 from pairtune.reproductions.levi_arms import NO_SMALL, PROBE, SMALL, Bench
+from pairtune.reproductions.sources import write_task
 
 SETTINGS = {"seeds": 1, "train": 32, "validation": 8, "test": 8, "max_length": 24, "epochs": 2, "precision": "float32"}
 
@@ -117,7 +118,7 @@ def test_gains_are_item_by_item_and_the_best_view_is_chosen_on_validation(tmp_pa
 
 def test_cached_activations_answer_as_the_base_does_and_are_shared(settings, tmp_path):
     folder = tmp_path / "reviews"
-    levi_shift.write_task(folder, levi_shift.reviews(settings))
+    write_task(folder, levi_shift.reviews(settings))
     bench = Bench(Results.open(tmp_path / "work", {}), levi_shift.load_task(folder), folder, settings["base"], settings)
     split = bench.task.split("ood/dvd")
     calls, counted = [], []

@@ -35,7 +35,8 @@ from pairtune.reproductions.levi_arms import (
     save_backbone,
     write_model,
 )
-from pairtune.reproductions.levi_shift import Rows, domain_rows, load_task, write_task
+from pairtune.reproductions.levi_shift import domain_rows, load_task
+from pairtune.reproductions.sources import Rows, write_task
 from pairtune.training.run import tune
 from pairtune.zoo import path as zoo_path
 

@@ -25,7 +25,8 @@ import numpy as np
 from pairtune.pair import hub
 from pairtune.reproductions.frame import Experiment, Part, Results
 from pairtune.reproductions.levi_arms import NO_SMALL, PROBE, SMALL, Bench
-from pairtune.reproductions.levi_shift import OOD, answers_to, load_task, outcomes, reviews, write_task
+from pairtune.reproductions.levi_shift import OOD, answers_to, load_task, outcomes, reviews
+from pairtune.reproductions.sources import write_task
 from pairtune.zoo import path as zoo_path
 
 log = logging.getLogger("pairtune")

@@ -6,9 +6,7 @@ each, 300 test reviews a domain.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,19 +14,16 @@ from typing import Any
 import numpy as np
 
 from pairtune.analysis.predict import Reader
-from pairtune.data.readers import read
 from pairtune.data.task import Task
-from pairtune.errors import InputError
 from pairtune.pair.pair import Pair
-from pairtune.pair.staging import staged_folder
 from pairtune.reproductions.frame import Results
 from pairtune.reproductions.levi_arms import ARMS, ENSEMBLE, FULL, SMALL, Bench, ensemble, load_answers
+from pairtune.reproductions.sources import Rows, rows_of, write_task
 
 log = logging.getLogger("pairtune")
 DOMAINS = ("books", "dvd", "electronics", "kitchen", "video")
 OOD = tuple(f"ood/{domain}" for domain in DOMAINS[1:])
 BEST_HEAD = "(f) best single head"
-Rows = list[dict[str, Any]]
 
 
 def run(results: Results, settings: dict[str, Any]) -> None:
@@ -74,11 +69,7 @@ def outcomes(bench: Bench, answers: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
 def domain_rows(settings: Mapping[str, Any], file: str) -> Rows:
     """The rows `text` and `label` of one file of the data folder. Raises `InputError` where there is none."""
-    root = settings["data"] or os.environ.get("PAIRTUNE_DATA")
-    source = Path(root or ".") / "amazon_domains"
-    if not source.is_dir():
-        raise InputError(f"{source}: there is no such folder; name the data folder with --set data=FOLDER")
-    return [{"text": row["text"], "label": row["label"]} for _, row in read(source / f"{file}.jsonl.gz")]
+    return [{"text": row["text"], "label": row["label"]} for row in rows_of(settings, "amazon_domains", file)]
 
 
 def reviews(settings: Mapping[str, Any]) -> dict[str, Rows]:
@@ -89,15 +80,6 @@ def reviews(settings: Mapping[str, Any]) -> dict[str, Rows]:
     for split, domain in zip(("test", *OOD), DOMAINS, strict=True):
         splits[split] = domain_rows(settings, f"{domain}_test")[: settings["test"]]
     return splits
-
-
-def write_task(folder: Path, splits: Mapping[str, Rows]) -> None:
-    """Write splits as a task folder; it appears whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with staged_folder(folder) as staging:
-        (staging / "ood").mkdir()
-        for split, rows in splits.items():
-            (staging / f"{split}.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
 
 
 def load_task(folder: Path) -> Task:

@@ -17,8 +17,8 @@ from pairtune.data.task import Task
 from pairtune.pair.complete import is_complete
 from pairtune.pair.pair import Pair
 from pairtune.reproductions.frame import Results
-from pairtune.reproductions.levi_shift import write_task
 from pairtune.reproductions.likelihood.sets import Ground
+from pairtune.reproductions.sources import write_task
 from pairtune.training.run import tune
 
 log = logging.getLogger("pairtune")

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import os
 import random
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pairtune.data.readers import read
-from pairtune.errors import InputError
+from pairtune.reproductions.sources import Rows, place, rows_of
 
-Rows = list[dict[str, Any]]
 CALCULATION = re.compile(r"<<.*?>>")
 
 
@@ -26,19 +22,6 @@ class Ground:
     validation: Rows
     test: list[str]
     ood: dict[str, list[str]]
-
-
-def place(settings: Mapping[str, Any], name: str) -> Path:
-    """A set's folder in the data folder. Raises `InputError` where there is none."""
-    folder = Path(settings["data"] or os.environ.get("PAIRTUNE_DATA") or ".") / name
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder; name the data folder with --set data=FOLDER")
-    return folder
-
-
-def rows_of(settings: Mapping[str, Any], name: str, file: str) -> Rows:
-    """All rows of `<data>/<name>/<file>.jsonl.gz`."""
-    return [row for _, row in read(place(settings, name) / f"{file}.jsonl.gz")]
 
 
 def texts_of(settings: Mapping[str, Any], name: str, file: str, column: str = "text", most: int = 0) -> list[str]:

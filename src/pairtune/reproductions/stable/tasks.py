@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pairtune.data.readers import read
 from pairtune.data.task import Task
-from pairtune.errors import InputError
-from pairtune.pair.staging import staged_folder
 from pairtune.reproductions.frame import Results
+from pairtune.reproductions.sources import rows_of, write_task
 
 BATCH = 8
 GRADES = {"entailment": 1.0, "neutral": 0.5, "contradiction": 0.0}
@@ -55,18 +50,16 @@ def task_of(results: Results, setting: Setting, settings: dict[str, Any]) -> Tas
     """The cut data as a task folder: the same validation and test rows for every size of a kind."""
     folder = results.folder / setting.folder
     if not folder.is_dir():
-        root = Path(settings["data"] or os.environ.get("PAIRTUNE_DATA") or ".")
-        place = root / ("snli_counterfactual" if setting.kind == "regression" else "movie_sentiment")
-        if not place.is_dir():
-            raise InputError(f"{place}: there is no such folder; name the data folder with --set data=FOLDER")
-        stem = "original" if setting.kind == "regression" else "sst2"
-        with staged_folder(folder) as staging:
-            sizes = {"train": setting.train, "validation": settings["validation"], "test": settings["test"]}
-            for (split, size), source in zip(sizes.items(), ("train", "dev", "test"), strict=True):
-                rows = [_row(row) for _, row in read(place / f"{stem}_{source}.jsonl.gz")]
-                random.Random(0).shuffle(rows)
-                lines = [json.dumps(row) for row in rows[:size]]
-                (staging / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        name, stem = (
+            ("snli_counterfactual", "original") if setting.kind == "regression" else ("movie_sentiment", "sst2")
+        )
+        sizes = {"train": setting.train, "validation": settings["validation"], "test": settings["test"]}
+        splits = {}
+        for (split, size), source in zip(sizes.items(), ("train", "dev", "test"), strict=True):
+            rows = [_row(row) for row in rows_of(settings, name, f"{stem}_{source}")]
+            random.Random(0).shuffle(rows)
+            splits[split] = rows[:size]
+        write_task(folder, splits)
     return Task.load(folder, **setting.options)
 
 
