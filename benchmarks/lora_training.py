@@ -11,6 +11,7 @@ parameters, at F FLOP/s.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import logging
@@ -94,11 +95,11 @@ class Bare:
     def trl(self, steps: int) -> float:
         """The first step's loss of TRL's trainer on the same rows in the same order."""
         from datasets import Dataset
-        from trl import SFTConfig, SFTTrainer
 
+        trl = importlib.import_module("trl")  # not installed everywhere
         losses: list[float] = []
 
-        class Noted(SFTTrainer):
+        class Noted(trl.SFTTrainer):  # type: ignore[name-defined]
             def compute_loss(self, *args, **keywords):
                 found = super().compute_loss(*args, **keywords)
                 if not losses:
@@ -108,15 +109,15 @@ class Bare:
         with tempfile.TemporaryDirectory() as out:
             quiet = {"logging_strategy": "no", "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
             plain = {"bf16": False, "use_cpu": True, "gradient_checkpointing": False, "weight_decay": 0.0}
-            config = SFTConfig(
+            config = trl.SFTConfig(
                 out,
                 max_steps=steps,
                 learning_rate=RATE,
                 lr_scheduler_type="constant",
                 per_device_train_batch_size=BATCH,
                 train_sampling_strategy="sequential",
-                **quiet,  # type: ignore[arg-type]
-                **plain,  # type: ignore[arg-type]
+                **quiet,
+                **plain,
             )
             torch.manual_seed(0)
             Noted(

@@ -21,7 +21,7 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Recipe:
-    """One recipe. `values` is the run file's mapping; `stages` the tuner of each stage, in order (of one that has none, its own)."""
+    """One recipe: `values` is the run file's mapping, `stages` the tuner of each stage, or its own."""
 
     name: str
     path: Path
@@ -33,7 +33,7 @@ class Recipe:
     def stages(self) -> list[str]:
         """The tuners by name, in order."""
         tuners = [stage.get("tuner") for stage in self.values.get("stages") or [self.values]]
-        return [tuner["name"] if isinstance(tuner, dict) else tuner for tuner in tuners]
+        return [str(tuner["name"] if isinstance(tuner, dict) else tuner) for tuner in tuners]
 
 
 def names() -> list[str]:
