@@ -1,10 +1,9 @@
 """The whole comparison: known answers of each section, gaps by name, and the three faces of the report."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
+from tests.analysis.pets import GENERAL_TEXTS, HOSTILE, ROWS, write_splits
 
 import pairtune
 from pairtune.analysis import flips, forgetting, path
@@ -13,24 +12,6 @@ from pairtune.analysis.path import ALPHAS, GENERAL, point
 from pairtune.analysis.probe import NAME as PROBE
 from pairtune.data.split import Split
 from pairtune.errors import BaseMismatch, DataError, InputError
-
-HOSTILE = "<script>alert('cat')</script> & the cat sat"
-ROWS = [
-    ("the cat sat on the mat", "cat"),
-    ("a cat is in the house", "cat"),
-    (HOSTILE, "cat"),
-    ("the dog ran by the river", "dog"),
-    ("a dog is under a tree", "dog"),
-]
-GENERAL_TEXTS = ["the old man sat by the river", "please open the account", "who is the woman with the book ?"]
-
-
-def write(place, splits):
-    for name, rows in splits.items():
-        file = place / f"{name}.jsonl"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text("\n".join(json.dumps(row) for row in rows))
-    return place
 
 
 def test_every_section_is_there_and_agrees_with_evaluate(found, pair, task):
@@ -176,7 +157,7 @@ def test_an_encoder_says_what_it_lacks(tiny_bert, folder, task):
 
 def test_an_encoder_decoder_is_read_by_what_it_writes(tiny_t5, tmp_path):
     rows = [{"text": "the cat", "target": "sat on the mat"}, {"text": "the dog", "target": "ran by the river"}]
-    write(tmp_path, dict.fromkeys(("train", "validation", "test"), rows * 3))
+    write_splits(tmp_path, dict.fromkeys(("train", "validation", "test"), rows * 3))
     data = {"source": str(tmp_path), "kind": "seq2seq", "text": "text", "label": "target"}
     pair = pairtune.tune({"base": str(tiny_t5), "data": data, "tuner": "full", "training": {"lr": 0.01, "epochs": 4}})
     found = pairtune.diff(pair, pairtune.Task.load(data))
@@ -191,7 +172,7 @@ def test_an_encoder_decoder_is_read_by_what_it_writes(tiny_t5, tmp_path):
 
 def test_numbers_are_compared_by_their_errors(tiny_bert, tmp_path):
     rows = [{"text": text, "score": 0.5 + i} for i, (text, _) in enumerate(ROWS)]
-    write(tmp_path, dict.fromkeys(("train", "validation", "test"), rows * 3))
+    write_splits(tmp_path, dict.fromkeys(("train", "validation", "test"), rows * 3))
     pair = pairtune.tune({"base": str(tiny_bert), "data": str(tmp_path), "tuner": "full", "training": {"epochs": 2}})
     found = pairtune.diff(pair, pairtune.Task.load(tmp_path))
     assert found.flips.exact is False
@@ -233,7 +214,7 @@ def test_a_head_of_another_size_is_refused(tiny_bert, folder, tmp_path):
     training = {"epochs": 1}
     pair = pairtune.tune({"base": str(tiny_bert), "data": str(folder), "tuner": "full", "training": training})
     rows = [{"text": text, "label": label} for text, label in [*ROWS, ("a bird sat", "bird")]]
-    three = pairtune.Task.load(write(tmp_path, {"train": rows * 3, "validation": rows, "test": rows}))
+    three = pairtune.Task.load(write_splits(tmp_path, {"train": rows * 3, "validation": rows, "test": rows}))
     with pytest.raises(InputError, match="3 labels, the model's head 2 outputs"):
         pairtune.diff(pair, three)
 

@@ -4,17 +4,11 @@ import json
 import os
 
 import pytest
+from tests.cli.typed import ROWS, call
 
 import pairtune
 from pairtune.cli.main import run
 from pairtune.pair.complete import verify
-
-ROWS = [
-    ("the cat sat on the mat", "cat"),
-    ("a cat is in the house", "cat"),
-    ("the dog ran", "dog"),
-    ("a dog sat", "dog"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +44,6 @@ def texts(tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "the cat sat on the mat"}\n{"text": "please open the account"}\n{"text": "yes"}\n')
     return path
-
-
-def call(capsys, *words):
-    """(exit code, stdout, stderr) of a command line."""
-    with pytest.raises(SystemExit) as left:
-        run([str(word) for word in words])
-    streams = capsys.readouterr()
-    return left.value.code, streams.out, streams.err
 
 
 def rows(out):

@@ -3,16 +3,9 @@
 import json
 
 import pytest
+from tests.cli.typed import ROWS, call
 
 import pairtune
-from pairtune.cli.main import run
-
-ROWS = [
-    ("the cat sat on the mat", "cat"),
-    ("a cat is in the house", "cat"),
-    ("the dog ran", "dog"),
-    ("a dog sat", "dog"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +28,6 @@ def pair(tiny_llama, folder, tmp_path_factory):
         {"base": str(tiny_llama), "data": str(folder), "tuner": "lora", "training": training, "out": str(out)}
     )
     return out
-
-
-def call(capsys, *words):
-    """(exit code, stdout, stderr) of a command line."""
-    with pytest.raises(SystemExit) as left:
-        run([str(word) for word in words])
-    streams = capsys.readouterr()
-    return left.value.code, streams.out, streams.err
 
 
 def test_eval_prints_both_sides_and_json(pair, folder, capsys):
