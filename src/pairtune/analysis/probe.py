@@ -23,8 +23,8 @@ MOST_ROWS = 4000
 class Probe:
     """A linear model on the base's mean-pooled last block.
 
-    The inverse regularisation is chosen on the validation split, or by 3-fold cross-validation without one. At most
-    4,000 training rows are used, evenly spread over the split.
+    The regularisation is chosen by cross-validation on the training rows. At most 4,000 of them are used, evenly spread
+    over the split.
     """
 
     def __init__(self, reader: Reader):

@@ -29,7 +29,7 @@ from pydantic import Field
 from pairtune import method
 from pairtune.errors import InputError
 from pairtune.ood import Detector, evidence
-from pairtune.pair.linear_probe import LinearProbe
+from pairtune.pair.linear_probe import LEAST, LinearProbe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +87,7 @@ class LabelRatio(Detector):
         features = _base_features(pair, batch)
         weight, bias, known = (self.fitted[name].to(features.device) for name in ("weight", "bias", "known"))
         found = (features @ weight.T + bias).masked_fill(known == 0, float("-inf")).log_softmax(-1)
-        return found.clamp(min=-30.0)  # a class that no training row has: improbable, not impossible
+        return found.clamp(min=LEAST)  # a class that no training row has: improbable, not impossible
 
 
 def _base_features(pair: Pair, batch: dict[str, Any]) -> Tensor:

@@ -25,8 +25,11 @@ READING = (
     "distribution than any frozen arm, and the intermediate blocks alone are better than with the small model beside "
     "them. LEVI on the tuned base is as good as the tuned base. Far from pretraining (words renamed) the gain over the "
     "intermediate blocks alone turns from a loss into nine points, while LEVI is then no better than the small model "
-    "alone. A strong cue in the tuning data draws the small model away, and LEVI with it. The minutes are wall time on "
-    "a machine that up to ten processes shared; the experiments took about 50, 8 and 30 minutes of one processor."
+    "alone. A strong cue in the tuning data draws the small model away, and LEVI with it. The sizes were cut (from 600 "
+    "reviews, 64 tokens, 6 passes) to save time after the frozen arms of the first experiment had been seen at the "
+    "larger ones, and the probe reads the mean of the tokens since its own first figures; the rules did not change. "
+    "The minutes are wall time on a machine that up to ten processes shared; the experiments took about 50, 8 and 30 "
+    "minutes of one processor."
 )
 
 REPRODUCTION = Reproduction(
