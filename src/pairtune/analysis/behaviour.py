@@ -94,9 +94,9 @@ def lead_of(found: Evaluation, variants: Sequence[str]) -> str:
 def sentence(who: str, metric: str, change: Difference, before: float | None = None) -> str:
     """`On test, the variant's accuracy is 32.2 points higher than the base's (95 % interval 23.9 to 40.6).`"""
     interval = f"95 % interval {shown(metric, change.low, True)} to {shown(metric, change.high, True)}"
-    if change.low <= 0 <= change.high:
+    if not change.clear:
         return f"{who} shows no clear change of {metric} ({shown(metric, change.mean, True)}; {interval})."
-    word = "better" if (change.mean > 0) == (metric in RISING) else "worse"
+    word = "better" if change.tone(metric in RISING) == "good" else "worse"
     start = "" if before is None else f", from {shown(metric, before)} to {shown(metric, before + change.mean)}"
     unit = " points" if metric in SHARES else ""
     return f"{who} is {word} in {metric}{start} (difference {shown(metric, change.mean, True)}{unit}, {interval})."
@@ -128,9 +128,7 @@ def differences_table(found: Evaluation) -> Table:
         for variant, metrics in variants.items():
             for metric, one in metrics.items():
                 unit = " pts" if metric in SHARES else ""
-                clear = not one.low <= 0 <= one.high
-                tone = ("good" if (one.mean > 0) == (metric in RISING) else "bad") if clear else "quiet"
-                change = Cell(f"{shown(metric, one.mean, True)}{unit}", tone=tone)
+                change = Cell(f"{shown(metric, one.mean, True)}{unit}", tone=one.tone(metric in RISING) or "quiet")
                 interval = f"{shown(metric, one.low, True)} to {shown(metric, one.high, True)}"
                 p = "" if one.p_value is None else f"{one.p_value:.2g}"
                 flips = "" if one.fixed is None else f"{len(one.fixed)} / {len(one.broken or [])}"

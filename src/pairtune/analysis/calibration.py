@@ -136,7 +136,7 @@ def _lead(found: Calibration) -> str:
         gap = after.confidence - after.accuracy
         state = "over-confident" if gap > 0 else "under-confident"
         who = name if len(found.changes[split]) > 1 else "the variant"
-        clear = "" if not change.low <= 0 <= change.high else ", which is no clear change"
+        clear = "" if change.clear else ", which is no clear change"
         said.append(
             f"On {split}, {who}'s calibration error is {after.ece:.3f} against the base's {before.ece:.3f}{clear}; "
             f"it is {state} by {100 * abs(gap):.1f} points."
@@ -151,8 +151,7 @@ def _table(found: Calibration) -> Table:
             change = found.changes.get(split, {}).get(model)
             cell: str | Cell = ""
             if change is not None:
-                clear = not change.low <= 0 <= change.high
-                tone = ("good" if change.mean < 0 else "bad") if clear else "quiet"
+                tone = change.tone(rising=False) or "quiet"
                 cell = Cell(f"{change.mean:+.3f} ({change.low:+.3f} to {change.high:+.3f})", tone=tone)
             gap = f"{100 * (one.confidence - one.accuracy):+.1f} pts"
             rows.append((split, model, f"{one.ece:.3f}", cell, f"{one.confidence:.1%}", gap))

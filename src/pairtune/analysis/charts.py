@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pairtune.analysis.paired import Difference
 from pairtune.analysis.report import Forest, Lines, Series
 
 WIDTH, HEIGHT = 440, 280
@@ -138,8 +139,7 @@ def gaps(chart: Forest) -> tuple[list[Gap], float, list[tuple[float, str]]]:
     place = _scale(marks[0], marks[-1], 0.0, 100.0)
     found = []
     for label, mean, low, high in chart.rows:
-        clear = not low <= 0 <= high
-        tone = ("good" if (mean > 0) == chart.rising else "bad") if clear else "quiet"
+        tone = Difference(mean, low, high).tone(chart.rising) or "quiet"
         words = f"{mean:+.3g} ({low:+.3g} to {high:+.3g})"
         start = place(low)
         found.append(Gap(label, round(start, 2), round(place(high) - start, 2), round(place(mean), 2), words, tone))

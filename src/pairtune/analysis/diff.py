@@ -188,31 +188,20 @@ def _figures(found: Diff) -> list[Figure]:
             models = found.behaviour.metrics[split]
             base = next(model for model in models if model not in found.variants)
             change = found.behaviour.differences[split][name][metric]
-            clear = not change.low <= 0 <= change.high
-            good = (change.mean > 0) == (metric in behaviour.RISING)
             unit = " pts" if metric in behaviour.SHARES else ""
             value = f"{behaviour.shown(metric, change.mean, True)}{unit}"
             before = behaviour.shown(metric, models[base].get(metric, float("nan")))
             below = f"from {before} ({base})" if metric in models[base] else f"variant − {base}"
-            figures.append(Figure(f"{metric}, {split}", value, below, ("good" if good else "bad") if clear else None))
+            figures.append(Figure(f"{metric}, {split}", value, below, change.tone(metric in behaviour.RISING)))
     if found.calibration is not None and found.calibration.changes:
         split = next(iter(found.calibration.changes))
         change = found.calibration.changes[split][name]
-        clear = not change.low <= 0 <= change.high
-        tone = ("good" if change.mean < 0 else "bad") if clear else None
-        figures.append(
-            Figure(
-                f"Calibration error, {split}",
-                f"{found.calibration.models[split][name].ece:.3f}",
-                f"change {change.mean:+.3f}",
-                tone,
-            )
-        )
+        value = f"{found.calibration.models[split][name].ece:.3f}"
+        below = f"change {change.mean:+.3f}"
+        figures.append(Figure(f"Calibration error, {split}", value, below, change.tone(rising=False)))
     if found.forgetting.general is not None:
         change = found.forgetting.general.changes[name]
-        clear = not change.low <= 0 <= change.high
         below = f"nats a token, from {found.forgetting.general.losses['base']:.3f}"
-        tone = ("bad" if change.mean > 0 else "good") if clear else None
-        figures.append(Figure("Loss on general text", f"{change.mean:+.3f}", below, tone))
+        figures.append(Figure("Loss on general text", f"{change.mean:+.3f}", below, change.tone(rising=False)))
     several = len(found.variants) > 1
     return [replace(one, label=f"{one.label}, {name}") for one in figures] if several else figures

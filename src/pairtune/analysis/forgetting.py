@@ -223,7 +223,7 @@ def _lead(name: str, general: General, several: bool) -> str:
     change, who = general.changes[name], name if several else "the variant"
     before, after = general.losses[BASE], general.losses[name]
     interval = f"95 % interval of the difference {change.low:+.3f} to {change.high:+.3f}"
-    if change.low <= 0 <= change.high:
+    if not change.clear:
         return f"On general text, {who} shows no clear change of loss ({before:.3f} to {after:.3f}; {interval})."
     word = "rises" if change.mean > 0 else "falls"
     return f"On general text, the loss of {who} {word} from {before:.3f} to {after:.3f} nats a token ({interval})."
@@ -237,10 +237,7 @@ def _general(general: General) -> Table:
         cells: list[str | Cell] = [kind, f"{losses[BASE]:.3f}"]
         for name in names:
             change = losses[name] - losses[BASE]
-            tone = None if kind == "all" else "quiet"
-            if kind == "all":
-                one = general.changes[name]
-                tone = "quiet" if one.low <= 0 <= one.high else "bad" if change > 0 else "good"
+            tone = (general.changes[name].tone(rising=False) if kind == "all" else None) or "quiet"
             cells += [f"{losses[name]:.3f}", Cell(f"{change:+.3f}", tone=tone)]
         rows.append(tuple(cells))
     head = ["kind of text", BASE, *(word for name in names for word in (name, "change"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.stats import binomtest
@@ -25,6 +26,15 @@ class Difference:
     p_value: float | None = None
     fixed: list[int] | None = None
     broken: list[int] | None = None
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return not self.low <= 0 <= self.high
+
+    def tone(self, rising: bool) -> Literal["good", "bad"] | None:
+        """Good or bad news where the difference is clear; `rising`: whether more is better."""
+        return None if not self.clear else "good" if (self.mean > 0) == rising else "bad"
 
 
 def compare(before: np.ndarray, after: np.ndarray, seed: int = 0) -> Difference:

@@ -10,6 +10,7 @@ from rich.rule import Rule
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from pairtune.analysis.paired import Difference
 from pairtune.analysis.report import Block, Cell, Document, Forest, Items, Lines, Section, Table, Tokens
 
 TONES = {"good": "green", "bad": "red", "quiet": "dim"}
@@ -107,9 +108,9 @@ def _forest(block: Forest) -> Iterator[RenderableType]:
             axis[i] = "─"
         axis[place(0.0)] = "┼" if axis[place(0.0)] == "─" else "┊"
         axis[place(mean)] = "●"
-        clear = not start <= 0 <= end
-        tone = TONES["good" if (mean > 0) == block.rising else "bad"] if clear else "dim"
-        table.add_row(Text(label), Text("".join(axis), style=tone), Text(f"{mean:+.3g}"))
+        tone = Difference(mean, start, end).tone(block.rising)
+        style = TONES[tone] if tone else "dim"
+        table.add_row(Text(label), Text("".join(axis), style=style), Text(f"{mean:+.3g}"))
     yield table
     yield Text(f"┊ or ┼ is no change; {block.x_label}", style="dim")
 

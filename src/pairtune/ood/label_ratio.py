@@ -29,7 +29,7 @@ from pydantic import Field
 from pairtune import method
 from pairtune.errors import InputError
 from pairtune.ood import Detector, evidence
-from pairtune.pair.linear_probe import LEAST, LinearProbe
+from pairtune.pair.linear_probe import LinearProbe, log_probs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,30 +64,24 @@ class LabelRatio(Detector):
         if not features or not sum(map(len, features)):
             raise InputError("label-ratio: the training data have no labels to fit the base's linear probe on")
         probe = LinearProbe(torch.cat(features).numpy(), torch.cat(classes).numpy(), count)
-        known = torch.full((count,), float("-inf"))
-        known[probe.known] = 0.0
-        weight, bias = torch.zeros(count, probe.weight.shape[1]), torch.zeros(count)
-        weight[probe.known] = torch.tensor(probe.weight, dtype=torch.float32)
-        bias[probe.known] = torch.tensor(probe.bias, dtype=torch.float32)
-        self.fitted = {"weight": weight, "bias": bias, "known": (known == 0.0).float()}
+        self.fitted = {name: torch.as_tensor(values) for name, values in probe.state.items()}
 
     def score(self, pair: Pair, batch: dict[str, Any]) -> Tensor:
         variant = evidence.logits(pair, batch).log_softmax(-1)
-        base = self._base(pair, batch)
+        base = self._base(pair, batch, variant)
         if self.settings.form == "distribution":
             return (variant.exp() * (variant - base)).sum(-1)
         best = variant.argmax(-1, keepdim=True)
         return (base.gather(-1, best) - variant.gather(-1, best)).squeeze(-1)
 
-    def _base(self, pair: Pair, batch: dict[str, Any]) -> Tensor:
+    def _base(self, pair: Pair, batch: dict[str, Any], variant: Tensor) -> Tensor:
         """[B, C] log-probabilities of the base's side."""
         if not self.must_fit(pair):
             with pair.off():
                 return evidence.side_logits(pair, batch).log_softmax(-1)
-        features = _base_features(pair, batch)
-        weight, bias, known = (self.fitted[name].to(features.device) for name in ("weight", "bias", "known"))
-        found = (features @ weight.T + bias).masked_fill(known == 0, float("-inf")).log_softmax(-1)
-        return found.clamp(min=LEAST)  # a class that no training row has: improbable, not impossible
+        state = {name: tensor.numpy() for name, tensor in self.fitted.items()}
+        found = log_probs(_base_features(pair, batch).cpu().numpy(), state, variant.shape[1])
+        return torch.from_numpy(found).to(variant)
 
 
 def _base_features(pair: Pair, batch: dict[str, Any]) -> Tensor:

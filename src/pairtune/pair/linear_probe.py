@@ -7,6 +7,7 @@ base's features already allow is what a linear model on them reaches.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,18 @@ class LinearProbe:
         if len(self.known) == 2:  # scikit-learn keeps one row then; the other's is its negative
             coefficients = np.concatenate([-coefficients, coefficients]) / 2
             offsets = np.concatenate([-offsets, offsets]) / 2
-        self.weight = coefficients / scaler.scale_
-        self.bias = offsets - self.weight @ scaler.mean_
+        weight = coefficients / scaler.scale_
+        self.state = {"weight": weight, "bias": offsets - weight @ scaler.mean_, "known": self.known}
 
     def log_probs(self, features: np.ndarray) -> np.ndarray:
         """[N, C] log-probabilities."""
-        logits = features @ self.weight.T + self.bias
-        top = logits.max(axis=1, keepdims=True)
-        found = np.full((len(features), self.classes), LEAST)
-        found[:, self.known] = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
-        return found
+        return log_probs(features, self.state, self.classes)
+
+
+def log_probs(features: np.ndarray, state: Mapping[str, np.ndarray], classes: int) -> np.ndarray:
+    """[N, C] log-probabilities that a fitted probe gives features [N, d], from its `state` as it is kept in a file."""
+    logits = features @ state["weight"].T + state["bias"]
+    top = logits.max(axis=1, keepdims=True)
+    found = np.full((len(features), classes), LEAST)
+    found[:, state["known"]] = logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+    return found

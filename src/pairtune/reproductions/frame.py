@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from pairtune.pair.card import library_versions
 from pairtune.pair.disk import read_json, write_json
 from pairtune.registry import suggest
 
+log = logging.getLogger("pairtune")
 Verdict = Literal["holds", "holds in part", "does not hold", "undecided"]
 RESAMPLES = 2000
 LEVEL = 0.90
@@ -93,6 +95,23 @@ class Results:
         """Keep a choice made on the way (a learning rate, a size)."""
         self.notes[name] = value
         self._write()
+
+    def choose(
+        self, name: str, rates: Sequence[float], trial: Callable[[float], float], what: str = "validation accuracy"
+    ) -> float:
+        """The learning rate of an arm with the best validation figure, chosen once; each trial is kept.
+
+        A loss is best where it is lowest. Of equal figures, the first in `rates` wins.
+        """
+        tried = dict(self.notes.get(f"{what}, {name}", {}))
+        for rate in rates:
+            if str(rate) not in tried:
+                tried[str(rate)] = float(trial(rate))
+                self.note(f"{what}, {name}", tried)
+                log.info("%s, learning rate %g: %s %.4f", name, rate, what, tried[str(rate)])
+        best = (min if "loss" in what else max)(rates, key=lambda rate: tried[str(rate)])
+        self.note(f"learning rate, {name}", best)
+        return best
 
     def table(self, arm: str, splits: tuple[str, ...]) -> np.ndarray:
         """[seeds, items] of an arm, the splits' items side by side."""
@@ -252,9 +271,11 @@ def execute(reproduction: Reproduction, work: Path, changes: dict[str, Any]) -> 
 
 @contextmanager
 def timed(results: Results) -> Iterator[None]:
-    """Add the seconds spent inside to those that the results have taken so far, also where it is stopped."""
-    start, before = time.monotonic(), float(results.notes.get("seconds", 0.0))
+    """Add the time spent inside, also where it is stopped: by the clock, and by the processors, whatever else ran."""
+    clocks = {"seconds": time.monotonic, "processor seconds": time.process_time}
+    before = {name: float(results.notes.get(name, 0.0)) - clock() for name, clock in clocks.items()}
     try:
         yield
     finally:
-        results.note("seconds", before + time.monotonic() - start)
+        for name, clock in clocks.items():
+            results.note(name, before[name] + clock())

@@ -6,7 +6,6 @@ four, chosen on ID validation with seed 0. Nothing is chosen on a test split.
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from pairtune.reproductions.frame import Results
 from pairtune.training.run import tune
 from pairtune.tuners.cache import ActivationCache
 
-log = logging.getLogger("pairtune")
 FROZEN_RATES, TUNED_RATES = (3e-4, 1e-3, 3e-3, 1e-2), (1e-5, 3e-5, 1e-4, 3e-4)
 LEVI: dict[str, Any] = {"name": "levi"}
 # Arm → (tuner or stages, grid of learning rates).
@@ -75,18 +73,12 @@ class Bench:
 
     def rate(self, arm: str) -> float:
         """The learning rate with the best ID validation accuracy, seed 0; chosen once and kept."""
-        name, split = self.named(arm), self.task.split("validation")
-        tried = dict(self.results.notes.get(f"validation accuracy, {name}", {}))
-        for rate in ARMS[arm][1]:
-            if str(rate) not in tried:
-                answers = self.answers(self.tuned(arm, rate, 0), split)
-                tried[str(rate)] = float(self.right(answers, split).mean())
-                self.results.note(f"validation accuracy, {name}", tried)
-                log.info("%s, learning rate %g: validation accuracy %.3f", name, rate, tried[str(rate)])
-        # The larger of equal rates: with the same epochs it is the less under-trained one.
-        best = max(ARMS[arm][1], key=lambda rate: (tried[str(rate)], rate))
-        self.results.note(f"learning rate, {name}", best)
-        return best
+        split = self.task.split("validation")
+        # The larger of equal rates comes first: with the same epochs it is the less under-trained one.
+        rates = sorted(ARMS[arm][1], reverse=True)
+        return self.results.choose(
+            self.named(arm), rates, lambda rate: self.right(self.answers(self.tuned(arm, rate, 0), split), split).mean()
+        )
 
     def tuned(self, arm: str, rate: float, seed: int) -> Pair:
         """Tune one arm. Runs share the cached activations of the frozen base, which depend on no seed."""

@@ -91,17 +91,13 @@ def _rate(results: Results, setting: Setting, arm: str, settings: dict[str, Any]
     if setting.rates_of != setting.name:
         return results.notes[f"learning rate, {arm_of(arm, setting.rates_of)}"]
     name = arm_of(arm, setting.name)
-    tried = dict(results.notes.get(f"validation, {name}", {}))
     task = task_of(results, setting, settings)
-    for rate in settings["rates"]:
-        if str(rate) not in tried:
-            pair = _tuned(results, setting, arm, rate, 0, settings)
-            tried[str(rate)] = float(np.mean(_outcomes(pair, task, "validation", settings)[0]))
-            results.note(f"validation, {name}", tried)
-            log.info("%s, learning rate %g: validation %.4f", name, rate, tried[str(rate)])
-    best = max(settings["rates"], key=lambda rate: (tried[str(rate)], -rate))
-    results.note(f"learning rate, {name}", best)
-    return best
+
+    def trial(rate: float) -> float:
+        pair = _tuned(results, setting, arm, rate, 0, settings)
+        return float(np.mean(_outcomes(pair, task, "validation", settings)[0]))
+
+    return results.choose(name, sorted(settings["rates"]), trial, "validation")
 
 
 def _tune_and_keep(

@@ -6,7 +6,6 @@ the one with the lowest. No label is used, no OOD text is seen, and nothing is c
 
 from __future__ import annotations
 
-import logging
 import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +20,6 @@ from pairtune.reproductions.likelihood.sets import Ground
 from pairtune.reproductions.sources import write_task
 from pairtune.training.run import tune
 
-log = logging.getLogger("pairtune")
 RATES = (3e-4, 1e-3, 3e-3)
 
 
@@ -61,15 +59,7 @@ class Bench:
     @cached_property
     def rate(self) -> float:
         """The learning rate with the lowest ID validation loss, seed 0; chosen once and kept."""
-        tried = dict(self.results.notes.get(f"validation loss, {self.name}", {}))
-        for rate in RATES:
-            if str(rate) not in tried:
-                metrics = self._tuned(rate, 0, self._trial(rate)).top.record["training"]["metrics"]
-                tried[str(rate)] = float(metrics["validation loss"])
-                self.results.note(f"validation loss, {self.name}", tried)
-                log.info("%s, learning rate %g: validation loss %.4f", self.name, rate, tried[str(rate)])
-        best = min(RATES, key=lambda rate: tried[str(rate)])
-        self.results.note(f"learning rate, {self.name}", best)
+        best = self.results.choose(self.name, RATES, self._loss, "validation loss")
         for rate in RATES:
             if is_complete(self._trial(rate)) and rate == best and not is_complete(self._place(0)):
                 self._trial(rate).rename(self._place(0))
@@ -92,6 +82,9 @@ class Bench:
 
     def _place(self, seed: int) -> Path:
         return self.folder / f"seed-{seed}"
+
+    def _loss(self, rate: float) -> float:
+        return self._tuned(rate, 0, self._trial(rate)).top.record["training"]["metrics"]["validation loss"]
 
     def _trial(self, rate: float) -> Path:
         return self.folder / f"rate-{rate:g}"
