@@ -2,10 +2,11 @@
 
 The bare loop is PEFT's own quick start: forward, loss, backward, clip, AdamW step, on batches that were encoded before.
 TRL's is `SFTTrainer` on encoded rows, logging, saving and gradient checkpointing off (extra [peers]; left out where it
-is not installed). Ours is `tune` as it is, with its guards and its order of rows. Set-up is left out by taking the
-difference of a long and a short run. Goal: at most 3 % on top of the bare loop. The first step's losses must agree to
-1e-4. The bound is 4 N T / F: forward and the backward through the activations of T tokens, no gradient of N frozen
-parameters, at F FLOP/s.
+is not installed). litgpt cannot share an environment with transformers 5: `--litgpt PYTHON` names an interpreter that
+has it, which runs `_litgpt_loop.py` on the same rows from the same weights. Ours is `tune` as it is, with its guards
+and its order of rows. Set-up is left out by taking the difference of a long and a short run. Goal: at most 3 % on top
+of the bare loop. The first step's losses must agree to 1e-4. The bound is 4 N T / F: forward and the backward through
+the activations of T tokens, no gradient of N frozen parameters, at F FLOP/s.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import logging
 import random
 import statistics
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -30,6 +32,7 @@ import pairtune
 from _harness import Timing, finish, matrix_flops, ratio
 from pairtune.data.collate import Collator
 from pairtune.data.encode import Encoder
+from pairtune.pair.tensorfile import write_safetensors
 from pairtune.zoo import path as zoo_path
 
 SIZES = {"small": (4, 256, 4), "gpt2": (12, 768, 12)}
@@ -129,6 +132,17 @@ class Bare:
             ).train()
         return losses[0]
 
+    def litgpt(self, python: str, steps: int, warmup: int) -> tuple[float, float, float]:
+        """The first step's loss, and wall and CPU seconds of the steps after the warm-up, in a process of its own."""
+        if not (self.folder / "batches.safetensors").exists():
+            named = {f"{k}.{i}": batch[k] for i, batch in enumerate(self.batches) for k in ("input_ids", "labels")}
+            write_safetensors(self.folder / "batches.safetensors", named)
+        script = str(Path(__file__).with_name("_litgpt_loop.py"))
+        command = [python, script, str(self.folder), str(steps), str(warmup), str(torch.get_num_threads())]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        first, wall, cpu = json.loads(done.stdout.splitlines()[-1])
+        return first, wall, cpu
+
     def lora(self) -> LoraConfig:
         """What all contenders train."""
         return LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -162,6 +176,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--litgpt", metavar="PYTHON", help="an interpreter that has litgpt")
     arguments = parser.parse_args()
     logging.getLogger("pairtune").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
@@ -174,7 +189,13 @@ def main() -> None:
         first = [run(1) for run in contenders.values()]
         gap = max(first) - min(first)
         assert gap < 1e-4, f"the first step's losses differ: {first}"
+        if arguments.litgpt:
+            first.append(bare.litgpt(arguments.litgpt, 1, 0)[0])
+            gap = max(first) - min(first)
+            assert gap < 1e-4, f"the first step's losses differ: {first}"
         timings = {label: Timing([], []) for label in contenders}
+        if arguments.litgpt:
+            timings["litgpt's LoRA loop"] = Timing([], [])
         short = 5
         for _ in range(arguments.repeats):
             for label, run in contenders.items():
@@ -185,6 +206,10 @@ def main() -> None:
                     spent.append((time.perf_counter() - wall, time.process_time() - cpu))
                 timings[label].wall.append(spent[1][0] - spent[0][0])
                 timings[label].cpu.append(spent[1][1] - spent[0][1])
+            if arguments.litgpt:
+                _, wall, cpu = bare.litgpt(arguments.litgpt, arguments.steps, short)
+                timings["litgpt's LoRA loop"].wall.append(wall)
+                timings["litgpt's LoRA loop"].cpu.append(cpu)
         tokens = statistics.mean(int(batch["attention_mask"].sum()) for batch in bare.batches) * arguments.steps
         model = AutoModelForCausalLM.from_pretrained(folder / "base")
         bound = 4 * model.num_parameters() * tokens / matrix_flops()

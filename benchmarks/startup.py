@@ -1,8 +1,9 @@
-"""Start-up: how long an import and a `--help` take, ours beside peft and trl; one JSON line at the end.
+"""Start-up: how long an import and a `--help` take, ours beside its peers; one JSON line at the end.
 
 Every figure is of fresh processes, taken in turn so that a busy machine disturbs all alike. The bounds are the bare
 interpreter and torch alone; the goal for ours is torch + 0.3 s, and under 0.5 s for an answer of the command line. What
-is not installed is left out, and so is, by name, what fails.
+is not installed is left out, and so is, by name, what fails. Peers that cannot share an environment with ours are
+named with an interpreter that has them: `--peer mergekit=/other/bin/python`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ CODE = {
     "transformers.Trainer": "from transformers import Trainer",
     "peft.get_peft_model": "from peft import LoraConfig, get_peft_model",
     "trl.SFTTrainer": "from trl import SFTTrainer",
+    "lm_eval": "import lm_eval",
+    "pytorch_ood": "import pytorch_ood",
 }
+OPTIONAL = {"peft", "trl", "lm_eval", "pytorch_ood"}
 COMMANDS = {
     "pairtune --help": [str(COMMAND), "--help"],
     "pairtune methods": [str(COMMAND), "methods"],
@@ -37,6 +41,21 @@ FACTS = """
 import sys
 size = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS"))
 print("FACTS", len(sys.modules), int(size) // 1024)
+"""
+PULLED = r"""
+import re, sys
+from importlib.metadata import PackageNotFoundError, distribution
+found, todo = {}, [sys.argv[1]]
+while todo:
+    name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
+    try:
+        there = name not in found and distribution(name)
+    except PackageNotFoundError:
+        continue
+    if there:
+        found[name] = sum(file.size or 0 for file in there.files or ())
+        todo += [re.match(r"[\w.-]+", line)[0] for line in there.requires or () if "extra ==" not in line]
+print("PULLED", len(found), sum(found.values()) // 10**6)
 """
 
 
@@ -51,23 +70,33 @@ def measure(command: list[str]) -> tuple[float, float]:
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime
 
 
-def facts(code: str) -> tuple[int, int]:
+def facts(command: list[str]) -> tuple[int, int]:
     """How many modules are loaded, and the resident memory in MB, after the code ran."""
-    done = subprocess.run([sys.executable, "-c", code + FACTS], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command[:2], command[2] + FACTS], capture_output=True, text=True, check=True)
     modules, size = done.stdout.rpartition("FACTS ")[2].split()
     return int(modules), int(size)
+
+
+def pulled(python: str, package: str) -> tuple[int, int]:
+    """How many distributions a package pulls in, itself included, extras left out, and their files' size in MB."""
+    done = subprocess.run([python, "-c", PULLED, package], capture_output=True, text=True, check=True)
+    count, size = done.stdout.rpartition("PULLED ")[2].split()
+    return int(count), int(size)
 
 
 def main() -> None:
     """Measure, print, end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7, help="processes for each figure")
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help="of another environment")
+    arguments = parser.parse_args()
+    repeats, peers = arguments.repeats, dict(peer.split("=", 1) for peer in arguments.peer)
     cases = {name: [sys.executable, "-c", code] for name, code in CODE.items()}
     cases |= {name: command for name, command in COMMANDS.items() if Path(command[0]).exists()}
+    cases |= {name: [python, "-c", f"import {name}"] for name, python in peers.items()}
     for name in list(cases):
         top = name.partition(".")[0]
-        if top in {"peft", "trl"} and importlib.util.find_spec(top) is None:
+        if top in OPTIONAL and importlib.util.find_spec(top) is None:
             del cases[name]
             continue
         try:
@@ -79,12 +108,15 @@ def main() -> None:
     for _ in range(repeats):
         for name, command in cases.items():
             taken[name].append(measure(command))
-    loaded = {name: facts(CODE[name]) for name in cases if name in CODE}
+    loaded = {name: facts(cases[name]) for name in cases if name in CODE or name in peers}
+    packages = {name.partition(".")[0] for name in loaded if " " not in name} | {"pairtune"}
+    sizes = {name: pulled(peers.get(name, sys.executable), name) for name in sorted(packages)}
 
     from _harness import Timing, finish  # imports torch: after the processes that are measured were started
 
     timings = {name: Timing([wall for wall, _ in runs], [cpu for _, cpu in runs]) for name, runs in taken.items()}
     figures = {f"modules, MB after {name}": numbers for name, numbers in loaded.items()}
+    figures |= {f"distributions, MB of {name}": numbers for name, numbers in sizes.items()}
     finish("startup", figures, timings)
 
 
