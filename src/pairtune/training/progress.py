@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import deque
 from typing import Any
 
 from transformers import TrainerCallback
 
 log = logging.getLogger("pairtune")
+RECENT = 10  # lines of the log by which the time left is estimated
 
 
 class Progress(TrainerCallback):
@@ -18,10 +20,11 @@ class Progress(TrainerCallback):
     def __init__(self, title: str = "tune"):
         self._title = title
         self._bar: Any = None
-        self._started, self._first_step = 0.0, 0
+        self._seen: deque[tuple[float, int]] = deque(maxlen=RECENT)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._started, self._first_step = time.monotonic(), state.global_step
+        self._seen.clear()
+        self._seen.append((time.monotonic(), state.global_step))
         if state.is_world_process_zero and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -42,11 +45,14 @@ class Progress(TrainerCallback):
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             return
-        done = state.global_step - self._first_step
-        left = (time.monotonic() - self._started) / max(done, 1) * (state.max_steps - state.global_step)
-        log.info(
-            "%s: step %d of %d, %s left  %s", self._title, state.global_step, state.max_steps, duration(left), text
-        )
+        step, left = state.global_step, self._left(state.global_step, state.max_steps)
+        log.info("%s: step %d of %d, %s left  %s", self._title, step, state.max_steps, left, text)
+
+    def _left(self, step: int, last: int) -> str:
+        """Time left at the speed of the last few lines: what else runs on a machine comes and goes."""
+        now, (then, first) = time.monotonic(), self._seen[0]
+        self._seen.append((now, step))
+        return duration((now - then) / max(step - first, 1) * (last - step))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._bar is not None:
