@@ -17,7 +17,12 @@ from pairtune.pair.pair import Layer, Pair, evaluating
 
 FAMILIES = {"causal": "tiny_llama", "encoder": "tiny_bert", "seq2seq": "tiny_t5"}
 LABELS = ["a", "b", "c"]
-SETTINGS = {"levi": {"small_width": 8, "hidden": 6}, "lora": {"r": 4, "alpha": 8}, "ladder": {"reduction": 4}}
+SETTINGS = {
+    "sparse": {"choose": "random", "density": 0.1},
+    "levi": {"small_width": 8, "hidden": 6},
+    "lora": {"r": 4, "alpha": 8},
+    "ladder": {"reduction": 4},
+}
 VARIANTS = {"peft": ["peft:ia3", "peft:prefix_tuning"]}
 SETTINGS |= {"peft:prefix_tuning": {"num_virtual_tokens": 3}}
 

@@ -1,4 +1,4 @@
-"""Keep parts of the base as they are: embeddings, the lowest blocks, or parameters by pattern.
+"""Keep parts of the base as they are: embeddings, the lowest blocks, norms, or parameters by pattern.
 
 Works with any tuner: the tuner's parameters that sit in the frozen parts do not train, are unknown to the optimizer,
 and the modules that hold nothing else run without dropout. Freezing the lower layers is the remedy that Tinn et al.,
@@ -18,6 +18,7 @@ from pairtune import method
 from pairtune.constraints import Constraint
 from pairtune.constraints.places import Places
 from pairtune.errors import ConfigError
+from pairtune.pair.names import norm_parameters
 
 if TYPE_CHECKING:
     from pairtune.pair.pair import Pair
@@ -37,6 +38,7 @@ class Freeze(Constraint):
         blocks: int | Literal["half"] = Field(
             0, description="freeze this many of the lowest blocks, or half of them (rounded down)"
         )
+        norms: bool = Field(False, description="freeze the weights and biases of all normalisation layers")
         pattern: str | None = Field(None, description="freeze the parameters whose name matches, e.g. '*.attention.*'")
 
         @field_validator("blocks", mode="before")
@@ -77,14 +79,19 @@ class Freeze(Constraint):
             choices["embeddings"] = {name for name in names if places.depth(name) == 0}
         if count:
             choices["blocks"] = {name for name in names if 1 <= places.depth(name) <= count}
+        if settings.norms:
+            norms = norm_parameters(pair.base.model)
+            if not norms:
+                raise ConfigError([f"norms: {pair.base.source} has no normalisation layers"], "freeze")
+            choices["norms"] = {name for name in names if any(f".{name}".endswith(f".{norm}") for norm in norms)}
         if settings.pattern is not None:
             choices["pattern"] = {name for name in names if fnmatchcase(name, settings.pattern)}
         if not choices and "blocks" not in settings.model_fields_set:
-            raise ConfigError(["choose what to freeze: embeddings, blocks or pattern"], "freeze")
+            raise ConfigError(["choose what to freeze: embeddings, blocks, norms or pattern"], "freeze")
         empty = [
             f"{choice}: no trainable tensor of this tuner matches (the first is {names[0]})"
             for choice, matching in choices.items()
-            if not matching
+            if not matching and choice != "norms"  # which a tuner may leave out by itself
         ]
         if empty:
             raise ConfigError(empty, "freeze")

@@ -25,12 +25,14 @@ class Installed:
         model: the module to call; it takes a batch's model inputs and returns an object with `.logits`.
         provides: what can be asked of it: "tokens", "labels", "scale", "merge", "identity_at_start", "cacheable".
         lr_scales: learning rates of parameters as multiples of the run's, by name; 1 where none is given.
+        no_decay: names of parameters that weight decay must not touch.
     """
 
     def __init__(self, model: nn.Module, provides: Iterable[str]):
         self.model = model
         self.provides = frozenset(provides)
         self.lr_scales: dict[str, float] = {}
+        self.no_decay: frozenset[str] = frozenset()
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Names and Parameters that training changes, in a stable order."""

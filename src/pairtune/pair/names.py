@@ -145,6 +145,13 @@ def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
+def norm_parameters(model: nn.Module) -> list[str]:
+    """Names of the parameters of normalisation layers, which are known by the word in their class's name."""
+    norms = [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()]
+    inside = {f"{name}.{own}" for name in norms for own, _ in model.get_submodule(name).named_parameters(recurse=False)}
+    return [name for name, _ in model.named_parameters() if name in inside]
+
+
 def _is_block(module: nn.Module) -> bool:
     """A block has at least two projections (attention or mixer, and feed-forward)."""
     linear = [m for m in module.modules() if isinstance(m, nn.Linear) or type(m).__name__ in ("Conv1D", "Linear4bit")]

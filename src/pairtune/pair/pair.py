@@ -88,15 +88,21 @@ class Pair:
         layer.installed.model.register_forward_hook(self._watch)
 
     def swap(self, delta: Delta) -> Layer:
+    def pop(self) -> Layer:
+        """Take the top delta off again, and return it. Raises `PairtuneError` while a part of the stack is off."""
+        if self._active != len(self.layers):
+            raise PairtuneError("a delta can only be taken off while the whole stack is on")
+        self.top.installed.off()
+        self._active -= 1
+        return self.layers.pop()
+
         """Replace the top delta by another weights delta and return the layer that was there.
 
         Raises `DeltaMismatch` when the new delta does not fit, with the old one still in place.
         """
         from pairtune.pair.apply import install_delta
 
-        old = self.layers.pop()
-        old.installed.off()
-        self._active = len(self.layers)
+        old = self.pop()
         try:
             new = Layer(install_delta(self.base, delta, call=self.model), lambda: delta, {"kind": "swapped"})
         except Exception:

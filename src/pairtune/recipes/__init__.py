@@ -32,7 +32,7 @@ class Recipe:
     @property
     def stages(self) -> list[str]:
         """The tuners by name, in order."""
-        tuners = [stage.get("tuner") for stage in self.values.get("stages") or [self.values]]
+        tuners = [stage.get("tuner", self.values.get("tuner")) for stage in self.values.get("stages") or [self.values]]
         return [str(tuner["name"] if isinstance(tuner, dict) else tuner) for tuner in tuners]
 
 

@@ -75,6 +75,9 @@ class Stage(Settings):
     tuner: Choice | None = Field(None, description="where this stage's delta lives")
     objective: Choice | None = Field(None, description="what pulls it")
     constraint: dict[str, dict[str, Any]] | None = Field(None, description="what holds it back, by name")
+    rewind: bool = Field(
+        False, description="take the delta of the stage before off again; the tuner learns from it where to tune"
+    )
     training: dict[str, Any] = Field({}, description="training settings that differ from the run's")
 
     @pydantic.field_validator("constraint", mode="before")

@@ -17,8 +17,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101), betas 0.9 and 0.999, eps 1e-8.
 
-    Biases, norms and other vectors do not decay. Factors of the tuner and of several constraints multiply. A group
-    remembers the names of its parameters under "names", which the checkpoint stores.
+    Biases, norms and other vectors do not decay, nor does what the delta exempts. Factors of the tuner and of several
+    constraints multiply. A group remembers the names of its parameters under "names", which the checkpoint stores.
     """
     scales = dict(pair.top.installed.lr_scales)
     for constraint in constraints:
@@ -29,7 +29,8 @@ def make_optimizer(
     for name, parameter in pair.trainable():
         if not parameter.requires_grad:
             continue
-        key = (scales.get(name, 1.0), weight_decay if parameter.ndim >= 2 else 0.0)
+        decays = parameter.ndim >= 2 and name not in pair.top.installed.no_decay
+        key = (scales.get(name, 1.0), weight_decay if decays else 0.0)
         group = groups.setdefault(key, {"params": [], "names": [], "lr": lr * key[0], "weight_decay": key[1]})
         group["params"].append(parameter)
         group["names"].append(name)

@@ -64,6 +64,7 @@ def tune(
         record: dict[str, Any] = {}
         for i, (stage, objective) in enumerate(zip(stages, objectives, strict=True)):
             folder = folders.stage_folder(work, i, len(stages))
+            earlier = pair.pop().installed if config.stages and config.stages[i].rewind else None
             set_seed(config.seed)
             if resume and len(stages) > 1 and is_complete(folder / "delta"):
                 record = restore_stage(pair, stage, folder)
@@ -72,7 +73,8 @@ def tune(
             named = not isinstance(resume, bool) and Path(resume).parent == folder
             record = train_stage(
                 pair, stage, objective, task, folder, title=title, resume=resume if named else bool(resume),
-                allow_drift=allow_drift, keep_delta=len(stages) > 1,
+                allow_drift=allow_drift, keep_delta=len(stages) > 1, earlier=earlier,
+            del earlier  # what was taken off costs a second set of the weights
             )  # fmt: skip
         pair.base.model.config.use_cache = use_cache
         pair.verify_base(checksum)
@@ -135,6 +137,7 @@ def check(config: RunConfig, stages: list[RunConfig], task: Task) -> list[str]:
     source = zoo_path(name.removeprefix("zoo:")) if name.startswith("zoo:") else hub.local_folder(name, config.revision)
     family = family_of(hub.load_config(source))
     kind = task.on(family).kind
+        problems += [f"{where}{problem}" for problem in _misplaced(config, i, stage)]
     chosen, problems = [], []
     for i, stage in enumerate(stages):
         where = f"stages.{i}." if config.stages else ""
@@ -157,6 +160,15 @@ def check(config: RunConfig, stages: list[RunConfig], task: Task) -> list[str]:
             problems.append(f"{where}objective: {error}")
     if problems:
         raise ConfigError(problems, "the combination")
+def _misplaced(config: RunConfig, number: int, stage: RunConfig) -> list[str]:
+    """What is wrong with the place of a stage's tuner among the stages."""
+    rewinds = bool(config.stages) and config.stages[number].rewind
+    if rewinds and not number:
+        return ["rewind: there is no stage before the first one"]
+    fault = registry.build("tuners", stage.tuner.name, stage.tuner.settings).misplaced(rewinds)
+    return [f"tuner: {fault}"] if fault else []
+
+
     return chosen
 
 

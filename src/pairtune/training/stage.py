@@ -29,6 +29,7 @@ from pairtune.training.validation import Validation
 
 if TYPE_CHECKING:
     from pairtune.data.task import Task
+    from pairtune.pair.installed import Installed
     from pairtune.training.config import RunConfig
 
 log = logging.getLogger("pairtune")
@@ -49,8 +50,12 @@ def train_stage(
     resume: bool | str | Path,
     allow_drift: bool,
     keep_delta: bool,
+    earlier: Installed | None = None,
 ) -> dict[str, Any]:
     """Put the stage's delta on the pair and train it; the best checkpoint by validation is what stays.
+
+    Args:
+        earlier: the delta of the stage before, taken off the pair, for a tuner that learns from it where to tune.
 
     Returns what the card says of it: steps, best step, metrics, learning rate, preflight, events.
     """
@@ -59,6 +64,8 @@ def train_stage(
     objective = registry.build("objectives", objective_name, config.objective.settings)
     constraints = {name: registry.build("constraints", name, values) for name, values in config.constraint.items()}
     feeds = Feeds.of(task, base, objective, training)
+    if earlier is not None:
+        tuner.follow(earlier)
     installed = tuner.install(base, pair.model, feeds.calibration())
     record = layer_record(config, objective_name)
     pair.push(Layer(installed, lambda: tuner.extract(installed), record))

@@ -36,6 +36,17 @@ class Tuner(Method):
     families: ClassVar[frozenset[str]] = frozenset({"causal", "seq2seq", "encoder"})
     default_lr: ClassVar[float] = 1e-4
 
+    def misplaced(self, rewinds: bool) -> str | None:
+        """Why a stage that takes the delta before it off again (`rewind`), or one that does not, cannot have this tuner;
+        None where it can."""
+        name = type(self).__module__.rpartition(".")[2].replace("_", "-")
+        return f"{name} makes nothing of the stage before: leave rewind out, or take sparse" if rewinds else None
+
+    def follow(self, earlier: Installed) -> None:
+        """Learn from the delta of the stage before, which has been taken off; called before `install` in a stage that
+        rewinds. Raises `InputError` for a delta of which it can make nothing."""
+        raise NotImplementedError
+
     def install(
         self, base: Base, pair_model: nn.Module, calibration: Iterable[dict[str, Any]] | None = None
     ) -> Installed:

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from pairtune.pair.base import Base
 
 
+def head_parameters(base: Base) -> list[str]:
+    """Names in memory of the parameters of an encoder's head, new or the checkpoint's own; none without a head."""
+    prefix = base.model.base_model_prefix + "."
+    own = base.family == "encoder" and base.model.base_model is not base.model
+    return [n for n in base.parameters if n in base.new_names or (own and not n.startswith(prefix))]
+
+
 class InstalledDense(SwappedParameters):
     """Trainable copies of some of the base's Parameters; they begin with the values that the stack below has now.
 
@@ -47,11 +54,13 @@ class InstalledDense(SwappedParameters):
 
     def delta(self) -> Delta:
         """The delta by names on disk; it shares memory with the variant. A new head stands alone (`Module`)."""
-        new = {disk for name in self.base.new_names if name in self.variants for disk in self.base.names.disk(name)}
-        parts = {
-            disk: Module(v) if disk in new else Value(v) for disk, v in self.base.names.to_disk(self.state()).items()
-        }
-        return Delta(parts, base=self.base.stored)
+        return Delta(self.whole(self.variants), base=self.base.stored)
+
+    def whole(self, names: Iterable[str]) -> dict[str, Value | Module]:
+        """Some of the variant's tensors as they are, by names on disk."""
+        values = {name: self.variants[name].detach() for name in names}
+        new = {disk for name in self.base.new_names if name in values for disk in self.base.names.disk(name)}
+        return {disk: Module(v) if disk in new else Value(v) for disk, v in self.base.names.to_disk(values).items()}
 
     def write(self, folder: Path) -> list[str]:
         save_delta(self.delta(), folder / DELTA_FILE)
