@@ -81,7 +81,7 @@ class Base:
         missing from them: nothing but a new head is ever initialised at random.
         """
         name = str(source)
-        folder = zoo_path(name.removeprefix("zoo:")) if name.startswith("zoo:") else hub.local_folder(name, revision)
+        folder = folder_of(name, revision)
         config = hub.load_config(folder)
         family = family_of(config)
         checkpoint = Checkpoint(folder)
@@ -199,6 +199,11 @@ class Base:
                 f"{self.source}: the tokenizer makes ids up to {highest} but the embedding has {self.vocabulary_rows} "
                 "rows; the tokenizer belongs to another checkpoint"
             )
+
+
+def folder_of(source: str, revision: str | None = None) -> Path:
+    """The local folder of a base; raises as `hub.local_folder`."""
+    return zoo_path(source.removeprefix("zoo:")) if source.startswith("zoo:") else hub.local_folder(source, revision)
 
 
 def family_of(config: transformers.PretrainedConfig) -> Family:

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from pairtune.errors import InputError, MissingView, PairtuneError
 from pairtune.pair import hub
-from pairtune.pair.apply import new_values
+from pairtune.pair.apply import stacked
 from pairtune.pair.base import Base
+from pairtune.pair.files import write_json
+from pairtune.pair.loader import GENERATION_FILE
 from pairtune.pair.pair import Pair, evaluating
 from pairtune.pair.staging import staged_folder
 
@@ -43,10 +45,12 @@ def export_merged(pair: Pair, folder: str | Path) -> dict[str, Any]:
     target = Path(folder)
     base = pair.base
     tensors = _merged_tensors(pair)
-    expected = _logits(pair)
+    expected = prompt_logits(pair)
     with staged_folder(target) as staging:
         base.model.save_pretrained(staging, state_dict=tensors)
         pair.tokenizer.save_pretrained(staging)
+        if pair.generation is not None:
+            write_json(staging / GENERATION_FILE, pair.generation)
         found = _reloaded_logits(base, staging)
         difference = max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
         spread = max(float(a.std()) for a in expected)
@@ -99,7 +103,8 @@ def _stored_dtype(base: Base, memory: str) -> torch.dtype | None:
 
 
 @torch.inference_mode()
-def _logits(pair: Pair) -> list[Tensor]:
+def prompt_logits(pair: Pair) -> list[Tensor]:
+    """Logits [1, T, V] in float32 of the side that is on, for each of `PROMPTS`."""
     with evaluating(pair.model):
         return [_answer(pair.model, pair.base, pair.tokenizer, text) for text in PROMPTS]
 

@@ -20,12 +20,13 @@ from pairtune.pair.card import CARD_FILE, BaseRecord, Card, LayerRecord, library
 from pairtune.pair.checkpoint import Checkpoint, tokenizer_digest
 from pairtune.pair.complete import verify
 from pairtune.pair.delta_io import load_delta, save_delta
-from pairtune.pair.files import open_safetensors, read_json, safe_join
+from pairtune.pair.files import open_safetensors, read_json, safe_join, write_json
 from pairtune.pair.installed import DELTA_FILE
 from pairtune.pair.pair import Layer, Pair
 from pairtune.pair.staging import staged_folder
 
 log = logging.getLogger("pairtune")
+GENERATION_FILE = "generation_config.json"
 
 
 def load_pair(
@@ -67,7 +68,7 @@ def from_checkpoints(
     folder = hub.local_folder(str(finetuned), None)
     config = hub.load_config(folder)
     if not isinstance(base, Base):
-        task, labels = _task_of(config)
+        task, labels = head_of_config(config)
         base = Base.load(base, task=task, labels=labels, dtype=dtype, device=device)
     delta = difference_of(base, Checkpoint(folder))
     tokenizer = hub.load_tokenizer(folder)
@@ -95,14 +96,16 @@ def _from_card(folder: Path, base: Base | str | None, onto: bool, dtype: str | N
     pair = Pair(base, card=card)
     for record in card.stack:
         where = safe_join(folder, record.folder) if record.folder != "." else folder
-        pair.push(_install(pair, record, where))
+        pair.push(install_layer(pair, record, where))
     pair.model.eval()
     if (folder / "tokenizer_config.json").exists():
         pair.tokenizer = hub.load_tokenizer(folder)
+    if (folder / GENERATION_FILE).exists():
+        pair.generation = read_json(folder / GENERATION_FILE)
     return pair
 
 
-def _install(pair: Pair, record: LayerRecord, folder: Path) -> Layer:
+def install_layer(pair: Pair, record: LayerRecord, folder: Path) -> Layer:
     """Put one recorded delta on the pair's stack, through its tuner or, without one, as plain weights."""
     if record.tuner is None:
         delta = load_delta(folder / DELTA_FILE, base=pair.base.stored)
@@ -121,7 +124,7 @@ def _from_adapter(
     if source is None:
         raise InputError(f"{folder.name}: adapter_config.json names no base; give it with --base")
     if not isinstance(source, Base):
-        task, labels = _head_of_adapter(folder, config)
+        task, labels = head_of_adapter(folder, config)
         source = Base.load(source, task=task, labels=labels, dtype=dtype, device=device)
     log.warning(
         "%s is UNVERIFIED: PEFT records no fingerprint, so that nothing proves it was made on %s",
@@ -138,7 +141,7 @@ def _from_adapter(
     return pair
 
 
-def _head_of_adapter(folder: Path, config: dict[str, Any]) -> tuple[str | None, list[str] | None]:
+def head_of_adapter(folder: Path, config: dict[str, Any]) -> tuple[str | None, list[str] | None]:
     """The head that a classification adapter brings along; PEFT records its shape, not its labels."""
     if config.get("task_type") != "SEQ_CLS":
         return None, None
@@ -151,11 +154,11 @@ def _head_of_adapter(folder: Path, config: dict[str, Any]) -> tuple[str | None, 
 
 
 def save_pair(pair: Pair, folder: Path, card: Card | None = None) -> Card:
-    """Write a pair's folder: the delta, those beneath it, `pair.json`, the model card and, if it grew, the tokenizer.
+    """Write a pair's folder: the deltas, `pair.json`, the model card and, where the pair has its own, the tokenizer.
 
     Written beside and renamed: a crash leaves the old folder or the new one.
     """
-    card = card or pair.card or Card(base=_base_record(pair.base), stack=[])
+    card = card or pair.card or Card(base=base_record(pair.base), stack=[])
     with staged_folder(Path(folder)) as staging:
         stack = []
         for i, layer in enumerate(pair.layers):
@@ -166,12 +169,19 @@ def save_pair(pair: Pair, folder: Path, card: Card | None = None) -> Card:
             known = {k: v for k, v in layer.record.items() if k in LayerRecord.model_fields}
             record = LayerRecord.model_validate({**known, "folder": "." if top else f"stack/{i}"})
             stack.append(record.model_copy(update={"files": {name: _sha256(place / name) for name in files}}))
-        if tokenizer_digest(pair.tokenizer) != tokenizer_digest(pair.base.tokenizer):
+        if _has_own_tokenizer(pair):
             pair.tokenizer.save_pretrained(staging)
-        update: dict[str, Any] = {"stack": stack, "base": _base_record(pair.base), "versions": library_versions()}
+        if pair.generation is not None:
+            write_json(staging / GENERATION_FILE, pair.generation)
+        update: dict[str, Any] = {"stack": stack, "base": base_record(pair.base), "versions": library_versions()}
         card = card.model_copy(update=update)
         card.save(staging)
     return card
+
+
+def _has_own_tokenizer(pair: Pair) -> bool:
+    mine, bases = pair.tokenizer, pair.base.tokenizer
+    return tokenizer_digest(mine) != tokenizer_digest(bases) or mine.chat_template != bases.chat_template
 
 
 def _write(layer: Layer, place: Path) -> list[str]:
@@ -182,7 +192,8 @@ def _write(layer: Layer, place: Path) -> list[str]:
     return [DELTA_FILE]
 
 
-def _base_record(base: Base) -> BaseRecord:
+def base_record(base: Base) -> BaseRecord:
+    """What a card remembers of a base; reads every stored byte of it once."""
     return BaseRecord(
         source=base.source, revision=base.revision, quantize=base.quantize, fingerprint=base.fingerprint.to_json()
     )
@@ -205,7 +216,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _task_of(config) -> tuple[str | None, list[str] | None]:
+def head_of_config(config) -> tuple[str | None, list[str] | None]:
     """What head a fine-tuned encoder checkpoint has, from its configuration."""
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         return None, None

@@ -49,6 +49,7 @@ class Pair:
         self.layers: list[Layer] = []
         self.tokenizer = tokenizer if tokenizer is not None else base.tokenizer
         self.card = card
+        self.generation: dict[str, Any] | None = None  # the variant's generation configuration, where it has its own
         self._active = 0
         self._alpha = 1.0
         self._memo: dict[tuple[int, int], tuple[dict, Outputs]] = {}

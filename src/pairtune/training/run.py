@@ -15,7 +15,7 @@ from pairtune.data import check as check_task
 from pairtune.errors import ConfigError, InputError, ResumeMismatch
 from pairtune.objectives import misfit, pick
 from pairtune.pair import hub
-from pairtune.pair.base import Base, family_of
+from pairtune.pair.base import Base, family_of, folder_of
 from pairtune.pair.complete import is_complete
 from pairtune.pair.pair import Pair
 from pairtune.training import folders
@@ -23,7 +23,6 @@ from pairtune.training.config import RunConfig
 from pairtune.training.keep import card_of, save
 from pairtune.training.resume import differences
 from pairtune.training.stage import identity_of, restore_stage, train_stage
-from pairtune.zoo import path as zoo_path
 
 log = logging.getLogger("pairtune")
 
@@ -133,11 +132,8 @@ def check(config: RunConfig, stages: list[RunConfig], task: Task) -> list[str]:
 
     Reads the base's configuration and the methods' files, no weights. Raises one `ConfigError` naming every misfit.
     """
-    name = config.base
-    source = zoo_path(name.removeprefix("zoo:")) if name.startswith("zoo:") else hub.local_folder(name, config.revision)
-    family = family_of(hub.load_config(source))
+    family = family_of(hub.load_config(folder_of(config.base, config.revision)))
     kind = task.on(family).kind
-        problems += [f"{where}{problem}" for problem in _misplaced(config, i, stage)]
     chosen, problems = [], []
     for i, stage in enumerate(stages):
         where = f"stages.{i}." if config.stages else ""
