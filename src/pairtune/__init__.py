@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pairtune.analysis.diff import diff
     from pairtune.analysis.evaluate import evaluate
     from pairtune.data.task import Task
+    from pairtune.merging.run import merge
     from pairtune.ood.scoring import score
     from pairtune.pair.base import Base
     from pairtune.pair.delta import Delta
@@ -29,11 +30,12 @@ _HOME = {
     "tune": "pairtune.training.run",
     "evaluate": "pairtune.analysis.evaluate",
     "diff": "pairtune.analysis.diff",
+    "merge": "pairtune.merging.run",
     "score": "pairtune.ood.scoring",
     "methods": "pairtune.registry",
 }
 
-__all__ = ["Base", "Delta", "Pair", "Task", "diff", "evaluate", "methods", "score", "tune"]
+__all__ = ["Base", "Delta", "Pair", "Task", "diff", "evaluate", "merge", "methods", "score", "tune"]
 
 
 def __getattr__(name: str) -> Any:

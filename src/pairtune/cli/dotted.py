@@ -16,7 +16,7 @@ SECTIONS = {
     "tuner": "tuners",
     "objective": "objectives",
     "constraint": "constraints",
-    "merge": "merging",
+    "method": "merging",
     "detector": "ood",
 }
 

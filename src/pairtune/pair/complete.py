@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,12 @@ _LIMIT = 64 << 20  # bytes of a marker: 10^5 tensors take about 10 MB
 _PROSE = "README.md"
 
 
-def seal(folder: Path) -> None:
-    """Make a folder's files durable and then mark it complete. Raises `FormatError` for a link or a damaged file."""
-    files = {}
+def seal(folder: Path, known: Mapping[str, dict[str, Any]] | None = None) -> None:
+    """Make a folder's files durable and then mark it complete. Raises `FormatError` for a link or a damaged file.
+
+    `known` has the description of files by whoever hashed them while writing, which then are not read once more.
+    """
+    files, known = {}, known or {}
     for path in _walk(folder):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
@@ -33,7 +36,7 @@ def seal(folder: Path) -> None:
         with open_regular(path) as file:
             os.fsync(file.fileno())
         if name not in (MARKER, _PROSE):
-            files[name] = _describe(path)
+            files[name] = known.get(name) or _describe(path)
     for inner in [path for path in folder.rglob("*") if path.is_dir()]:
         sync_folder(inner)
     write_json(folder / MARKER, {"format": 1, "saved_ns": time.time_ns(), "files": files})

@@ -8,7 +8,9 @@ points: a repeated key and an unknown field are refused.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import json
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -89,6 +91,35 @@ def parse_header(data: bytes, size: int, where: str) -> tuple[dict[str, Entry], 
                 raise FormatError(f"{where}: tensor {name[:200]!r}: {error}") from None
         _check_filled(entries, start, size, where)
     return entries, metadata
+
+
+def make_header(
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str], where: str
+) -> tuple[bytes, dict[str, Entry]]:
+    """The first bytes of a file that is to hold these tensors, and where in it each of them belongs, in file order.
+
+    `tensors` gives type (as the file spells it) and shape by name. The same bytes as the reference writer's: the widest
+    types first, which keeps all aligned, then by name. Raises `FormatError` for text that is no valid Unicode.
+    """
+    place = {dtype: i for i, dtype in enumerate(BITS)}
+    order = sorted(tensors, key=lambda name: (-place[tensors[name][0]], name))
+    header: dict = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    spans, at = {}, 0
+    for name in order:
+        dtype, shape = tensors[name]
+        spans[name] = (at, at + (math.prod(shape) * BITS[dtype] >> 3))
+        at = spans[name][1]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": list(spans[name])}
+    try:
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"{where}: a tensor's name or the metadata is not valid Unicode") from None
+    text += b" " * (-len(text) % 8)
+    first = len(text).to_bytes(8, "little") + text
+    entries = {
+        name: Entry(*tensors[name], len(first) + begin, len(first) + end) for name, (begin, end) in spans.items()
+    }
+    return first, entries
 
 
 @contextmanager

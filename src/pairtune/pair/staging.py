@@ -15,13 +15,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from pairtune.errors import FormatError, InputError
 from pairtune.pair.complete import is_complete, listed, newest_complete, seal, verify
 from pairtune.pair.disk import hidden_beside, sync_folder, writing
-from pairtune.pair.lock import abandoned, claim
+from pairtune.pair.lock import RunLock, abandoned, claim
 
-__all__ = ["check_writable", "is_complete", "newest_complete", "recover", "staged_folder", "verify"]
+__all__ = ["check_writable", "is_complete", "newest_complete", "recover", "resumable_folder", "staged_folder", "verify"]
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<role>staging|old|tmp)-\d+-[0-9a-f]{8}", re.DOTALL)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
@@ -67,6 +68,33 @@ def staged_folder(target: str | Path, replace: bool = True) -> Iterator[Path]:
     finally:
         os.close(held)
         shutil.rmtree(staging, ignore_errors=True)  # after an exchange, this is the old folder
+
+
+@contextmanager
+def resumable_folder(target: str | Path, replace: bool = True) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """As `staged_folder`, for work that a later call goes on with: what an interrupted one wrote is still there.
+
+    Yields the folder `.<name>.unfinished` and a mapping for descriptions of files, by which they are not hashed again
+    (see `complete.seal`). It stays when the process is killed or stopped with Ctrl-C; any error removes it. One process
+    at a time works for a target: others raise `RunLocked`.
+    """
+    target = Path(os.path.realpath(target))
+    check_writable(target.parent)
+    _check_replaceable(target, replace)
+    unfinished, known = target.with_name(f".{target.name}.unfinished"), {}
+    with RunLock(target), writing(target, only_full=True):
+        try:
+            with writing(target):
+                unfinished.mkdir(exist_ok=True)
+            yield unfinished, known
+            with writing(target):
+                seal(unfinished, known)
+                _check_replaceable(target, replace)
+                _put_in_place(unfinished, target)
+        except Exception:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        shutil.rmtree(unfinished, ignore_errors=True)  # after an exchange, this is the old folder
 
 
 def _check_replaceable(target: Path, replace: bool) -> None:

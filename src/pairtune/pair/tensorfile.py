@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from pairtune.errors import FormatError
 from pairtune.pair.disk import open_regular, replacing
-from pairtune.pair.header import BITS, METADATA, Entry, header_length, parse_header
+from pairtune.pair.header import METADATA, Entry, header_length, make_header, parse_header
 
 if TYPE_CHECKING:  # torch is imported where a tensor is made: reading a header does not need it
     from torch import Tensor
 
-_TORCH_NAMES = {
+TORCH_NAMES = {
     "BOOL": "bool", "F4": "float4_e2m1fn_x2", "U8": "uint8", "I8": "int8", "F8_E5M2": "float8_e5m2",
     "F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
     "F8_E5M2FNUZ": "float8_e5m2fnuz", "I16": "int16", "U16": "uint16", "F16": "float16", "BF16": "bfloat16",
@@ -88,7 +87,7 @@ class SafetensorsFile:
         import torch
 
         entry = self._entry(name)
-        dtype = getattr(torch, _TORCH_NAMES.get(entry.dtype, ""), None)
+        dtype = getattr(torch, TORCH_NAMES.get(entry.dtype, ""), None)
         shape = list(entry.shape)
         if entry.dtype == "F4" and shape:
             shape[-1], odd = divmod(shape[-1], 2)  # torch packs two of them into a byte
@@ -139,26 +138,16 @@ def write_safetensors(
         raise FormatError(f"{path}: metadata should map text to text")
     spelled = _spellings(path, tensors)
     _refuse_shared(path, tensors)
-    place = {dtype: i for i, dtype in enumerate(BITS)}
-    order = sorted(tensors, key=lambda name: (-place[spelled[name]], name))  # the widest first keeps all aligned
-    header: dict = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
-    at = 0
-    for name in order:
-        tensor = tensors[name]
-        end = at + tensor.numel() * tensor.element_size()
+    shapes = {}
+    for name, tensor in tensors.items():
         shape = list(tensor.shape)
         if spelled[name] == "F4" and shape:
             shape[-1] *= 2
-        header[name] = {"dtype": spelled[name], "shape": shape, "data_offsets": [at, end]}
-        at = end
-    try:
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise FormatError(f"{path}: a tensor's name or the metadata is not valid Unicode") from None
-    text += b" " * (-len(text) % 8)
-    with replacing(path, 8 + len(text) + at) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
+        shapes[name] = (spelled[name], tuple(shape))
+    first, entries = make_header(shapes, metadata, str(path))
+    with replacing(path, max((entry.end for entry in entries.values()), default=len(first))) as file:
+        file.write(first)
+        for name in entries:
             file.write(_bytes_of(tensors[name]))
 
 
@@ -166,7 +155,7 @@ def _spellings(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Each tensor's type as the format spells it."""
     import torch
 
-    known = {getattr(torch, name): dtype for dtype, name in _TORCH_NAMES.items() if hasattr(torch, name)}
+    known = {getattr(torch, name): dtype for dtype, name in TORCH_NAMES.items() if hasattr(torch, name)}
     for name, tensor in tensors.items():
         if name == METADATA or tensor.dtype not in known or tensor.is_meta or tensor.layout != torch.strided:
             raise FormatError(f"{path}: cannot write {name!r}: a {tensor.layout} {tensor.dtype} on {tensor.device}")
