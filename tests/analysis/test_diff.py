@@ -60,7 +60,7 @@ def test_known_ends_change_no_curve(pair, task):
     part = {"test": (task, task.split("test"))}
     plainly = path.curves(pair, part)["test"]
     answers = gather({"variant": pair}, task, ["test"]).splits["test"].sides
-    known = {("test", 0.0): answers[BASE].items["accuracy"], ("test", 1.0): answers["variant"].items["accuracy"]}
+    known = {("test", 0.0): answers[BASE].items, ("test", 1.0): answers["variant"].items}
     assert path.curves(pair, part, known=known)["test"] == plainly
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from pairtune.analysis import behaviour, calibration, flips, forgetting, path, typicality, weights
 from pairtune.analysis.answers import Answers, gather, same_base, spread
 from pairtune.analysis.calibration import Calibration
@@ -107,7 +105,8 @@ def diff(
             given["general text"] = (known, known.split("test"))
         chosen = {name: (one, spread(part, texts)) for name, (one, part) in given.items()}
         ratios = typicality.token_ratios(named, chosen, step)
-        asked = ({path.GENERAL: (known.split("test"), losses)} if losses else {}) | _asked(answers)
+        ends = {model: {"nll": values} for model, values in losses.items()}
+        asked = ({path.GENERAL: (known.split("test"), ends)} if losses else {}) | _asked(answers)
         along = path.path(named, task, known if plain else None, path_rows, step, asked)
     kept = {} if answers is None else forgetting.kept(answers)
     return Diff(
@@ -146,13 +145,12 @@ def _sampled(answers: Answers | None) -> dict[str, tuple[int, int]]:
     return {} if answers is None else {name: (len(one.rows), one.total) for name, one in answers.splits.items()}
 
 
-def _asked(answers: Answers | None) -> dict[str, tuple[Split, dict[str, np.ndarray]]]:
-    """Split → (rows, model → what the path asks for at its ends), from answers that are there."""
+def _asked(answers: Answers | None) -> dict[str, tuple[Split, dict[str, path.Items]]]:
+    """Split → (rows, model → what it said of them), from answers that are there."""
     if answers is None:
         return {}
-    metric = path.MAIN[answers.task.kind]
     return {
-        name: (one.rows, {model: side.items[metric] for model, side in one.sides.items()})
+        name: (one.rows, {model: side.items for model, side in one.sides.items()})
         for name, one in answers.splits.items()
     }
 

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 RESAMPLES = 2000
+ENDS = (0.025, 0.975)  # quantiles of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,18 @@ class Difference:
         return None if not self.clear else "good" if (self.mean > 0) == rising else "bad"
 
 
+def resampled(values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """[RESAMPLES] means of as many of the [N] values, drawn with replacement."""
+    generator = np.random.default_rng(seed)
+    return np.array([values[generator.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)])
+
+
 def compare(before: np.ndarray, after: np.ndarray, seed: int = 0) -> Difference:
     """Compare two models' outcomes item by item ([N] each, in the same order)."""
     if before.shape != after.shape:
         raise ValueError(f"the outcomes are of {before.shape} and {after.shape} items")
     gap = after - before
-    generator = np.random.default_rng(seed)
-    drawn = np.array([gap[generator.integers(0, len(gap), len(gap))].mean() for _ in range(RESAMPLES)])
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = np.quantile(resampled(gap, seed), ENDS)
     result = float(gap.mean()), float(low), float(high)
     if not np.isin(np.concatenate([before, after]), (0.0, 1.0)).all():
         return Difference(*result)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pairtune.analysis import predict
 from pairtune.analysis.answers import BASE, ask, evenly, scorable
 from pairtune.analysis.behaviour import RISING, shown
 from pairtune.analysis.paired import compare
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pairtune.data.task import Task
     from pairtune.pair.pair import Pair
 
+Items = dict[str, np.ndarray]  # metric → its rows' values
+Parts = dict[str, "tuple[Task, Split]"]  # split → the task it is read with, and its rows
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 GENERAL = "general text"
 MAIN = {
@@ -96,33 +98,30 @@ def path(
     general: Task | None,
     most: int | None,
     step: Callable[[str], None] = lambda _: None,
-    asked: Mapping[str, tuple[Split, Mapping[str, np.ndarray]]] | None = None,
+    asked: Mapping[str, tuple[Split, Mapping[str, Items]]] | None = None,
 ) -> Path:
     """Metrics along the path on validation, test and OOD splits, and the loss on general text.
 
     Args:
-        asked: split → (its rows, model → values of its metric) that are known already, so that the path's ends (the
+        asked: split → (its rows, model → what it said of them) that are known already, so that the path's ends (the
             base and each variant by its name) need not be computed again.
         most: the most rows of a split, evenly spread over it; None: all.
     """
     found, asked = Path(list(ALPHAS), {}), asked or {}
-    ends: dict[tuple[str, str], np.ndarray] = {}
-    parts: dict[str, tuple[Task, Split]] = {}
-    for name in task.splits if task is not None else ():
-        if task is None or name == "train":
-            continue
-        rows, _ = scorable(task, task.split(name))
-        if len(rows):
-            parts[name], found.sampled[name] = (task, rows), (len(rows), len(rows))
+    ends: dict[tuple[str, str], Items] = {}
+    parts: Parts = {}
+    if task is not None:
+        parts |= {name: (task, rows) for name, rows in scored_splits(task).items()}
     if general is not None:
-        rows = general.split("test")
-        parts[GENERAL], found.sampled[GENERAL] = (general, rows), (len(rows), len(rows))
+        parts[GENERAL] = (general, general.split("test"))
+    found.sampled.update({name: (len(rows), len(rows)) for name, (_, rows) in parts.items()})
     for name, (one, rows) in parts.items():
         rows, values = asked.get(name, (rows, {}))
         places = evenly(len(rows), most)
         parts[name] = (one, rows.select(places))
         found.sampled[name] = (len(places), found.sampled[name][1])
-        ends |= {(name, model): items[places] for model, items in values.items()}
+        for model, items in values.items():
+            ends[name, model] = {metric: each[places] for metric, each in items.items()}
     for name, pair in pairs.items():
         why = refusal(pair) if parts else "there is nothing to measure it on"
         if why is None:
@@ -141,37 +140,57 @@ def path(
     return found
 
 
+def scored_splits(task: Task) -> dict[str, Split]:
+    """The rows that have a target of every split but the training split; a split with none is left out."""
+    found = {name: scorable(task, task.split(name))[0] for name in task.splits if name != "train"}
+    return {name: rows for name, rows in found.items() if len(rows)}
+
+
 def curves(
     pair: Pair,
-    parts: Mapping[str, tuple[Task, Split]],
+    parts: Parts,
     step: Callable[[str], None] = lambda _: None,
-    known: Mapping[tuple[str, float], np.ndarray] | None = None,
+    known: Mapping[tuple[str, float], Items] | None = None,
 ) -> dict[str, Curve]:
-    """One pair's curve on each of some splits: name → (task, rows). `known`: (name, alpha) → its rows' values."""
+    """One pair's curve of the main metric on each of some splits; `known` as in `along`."""
+    found = along(pair, parts, ALPHAS, lambda alpha: point(pair, alpha), step, known)
+    return {name: curve(MAIN[parts[name][0].kind], items) for name, items in found.items()}
+
+
+def along(
+    pair: Pair,
+    parts: Parts,
+    alphas: Sequence[float],
+    at: Callable[[float], AbstractContextManager[None]],
+    step: Callable[[str], None] = lambda _: None,
+    known: Mapping[tuple[str, float], Items] | None = None,
+) -> dict[str, Items]:
+    """Split → metric → [A, N] values of its N rows at A points.
+
+    Args:
+        pair: whose side that is on reads the rows.
+        at: makes that side the point while inside.
+        known: (split, alpha) → metric → [N] values that need not be computed.
+    """
     known = known or {}
-    items: dict[str, list[np.ndarray]] = {name: [] for name in parts}
-    metrics = {name: MAIN[task.kind] for name, (task, _) in parts.items()}
-    for alpha in ALPHAS:
+    said: dict[str, list[Items]] = {name: [] for name in parts}
+    for alpha in alphas:
         step(f"alpha {alpha:g}")
-        with point(pair, alpha):
+        with at(alpha):
             for name, (task, rows) in parts.items():
                 there = known.get((name, alpha))
-                items[name].append(_items(Reader(pair, task), rows, metrics[name]) if there is None else there)
-    found = {}
-    for name, values in items.items():
-        bounds = [compare(np.zeros_like(one), one) for one in values]
-        means = [float(one.mean()) for one in values]
-        found[name] = Curve(
-            metrics[name], means, [one.low for one in bounds], [one.high for one in bounds], len(values[0])
-        )
-    return found
+                said[name].append(ask(Reader(pair, task), rows).items if there is None else there)
+    return {
+        name: {metric: np.stack([one[metric] for one in items]) for metric in items[0]} for name, items in said.items()
+    }
 
 
-def _items(reader: Reader, rows: Split, metric: str) -> np.ndarray:
-    if reader.task.kind in ("lm", "seq2seq"):
-        losses, counts = predict.token_losses(reader, rows)
-        return losses / np.maximum(counts, 1)
-    return ask(reader, rows).items[metric]
+def curve(metric: str, items: Items) -> Curve:
+    """One metric's values [A, N] as means with their intervals."""
+    values = items[metric]
+    bounds = [compare(np.zeros_like(one), one) for one in values]
+    means = [float(one.mean()) for one in values]
+    return Curve(metric, means, [one.low for one in bounds], [one.high for one in bounds], values.shape[1])
 
 
 # -- how it is shown -------------------------------------------------------------------------------------------------
@@ -186,7 +205,7 @@ def section(found: Path) -> Section:
         leads.append(_lead(name if several else "the variant", splits, found.alphas))
         for metric in dict.fromkeys(curve.metric for curve in splits.values()):
             chosen = {split: curve for split, curve in splits.items() if curve.metric == metric}
-            blocks.append(_chart(titled(f"along the path: {metric}", name, several), metric, chosen, found.alphas))
+            blocks.append(chart(titled(f"along the path: {metric}", name, several), metric, chosen, found.alphas))
     blocks += [Note(titled(f"no path: {why}.", name, several), missing=True) for name, why in found.missing.items()]
     if found.curves:
         for split, (seen, there) in found.sampled.items():
@@ -216,7 +235,8 @@ def _lead(who: str, splits: Mapping[str, Curve], alphas: list[float]) -> str:
     )
 
 
-def _chart(title: str, metric: str, splits: Mapping[str, Curve], alphas: list[float]) -> Lines:
+def chart(title: str, metric: str, splits: Mapping[str, Curve], alphas: list[float]) -> Lines:
+    """One metric's curves as a chart with its table."""
     series = [Series(split, alphas, curve.values, curve.low, curve.high) for split, curve in splits.items()]
     rows = [
         (f"{alpha:g}", *(shown(metric, curve.values[i]) for curve in splits.values())) for i, alpha in enumerate(alphas)

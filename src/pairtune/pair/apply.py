@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,6 +53,19 @@ def new_values(base: Base, delta: Delta, current: Mapping[str, Tensor]) -> dict[
         if value.shape[1:] != old.shape[1:] or value.shape[:1] < old.shape[:1]:
             raise DeltaMismatch(f"{memory} becomes {list(value.shape)}, the base has {list(old.shape)}")
     return values
+
+
+def stacked(base: Base, deltas: Iterable[Delta]) -> dict[str, Tensor]:
+    """The tensors that some deltas, laid on the base one upon the other, change: what they become, by name in memory.
+
+    Raises as `new_values`.
+    """
+    current: dict[str, Tensor] = {name: parameter.detach() for name, parameter in base.parameters.items()}
+    changed: dict[str, Tensor] = {}
+    for delta in deltas:
+        changed |= new_values(base, delta, current)
+        current |= changed
+    return changed
 
 
 def _new_value(delta: Delta, disk: str, old: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 import yaml
@@ -14,6 +14,9 @@ from pairtune.errors import FormatError
 from pairtune.method import problems_of
 from pairtune.pair.checkpoint import Fingerprint
 from pairtune.pair.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from pairtune.pair.base import Base
 
 CARD_FILE = "pair.json"
 SCHEMA_VERSION = 1
@@ -27,6 +30,12 @@ class BaseRecord(pydantic.BaseModel):
     revision: str | None = None
     quantize: str | None = None
     fingerprint: dict[str, Any]
+
+    @classmethod
+    def of(cls, base: Base) -> BaseRecord:
+        """The record of a loaded base."""
+        fingerprint = base.fingerprint.to_json()
+        return cls(source=base.source, revision=base.revision, quantize=base.quantize, fingerprint=fingerprint)
 
 
 class LayerRecord(pydantic.BaseModel):

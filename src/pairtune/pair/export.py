@@ -87,8 +87,7 @@ def _merged_tensors(pair: Pair) -> dict[str, Tensor]:
     """Every loaded tensor of the variant by its name in memory, in the base's stored type."""
     base = pair.base
     current: dict[str, Tensor] = {name: p.detach() for name, p in base.parameters.items()}
-    for layer in pair.layers:
-        current.update(new_values(base, layer.delta(), current))
+    current |= stacked(base, [layer.delta() for layer in pair.layers])
     stored = {name: _stored_dtype(base, name) for name in current}
     merged = {name: tensor.to(stored[name] or tensor.dtype).contiguous() for name, tensor in current.items()}
     saved = base.model.state_dict()

@@ -20,14 +20,8 @@ log = logging.getLogger("pairtune")
 
 def card_of(pair: Pair, config: RunConfig, task: Task, record: Mapping[str, Any]) -> Card:
     """What is remembered of the run: base, task, seed, the metrics of the last stage's best checkpoint."""
-    base = pair.base
     return Card(
-        base=BaseRecord(
-            source=base.source,
-            revision=base.revision,
-            quantize=base.quantize,
-            fingerprint=base.fingerprint.to_json(),
-        ),
+        base=BaseRecord.of(pair.base),
         stack=[],
         task={
             "name": task.name,
