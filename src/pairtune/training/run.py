@@ -63,8 +63,8 @@ def tune(
         record: dict[str, Any] = {}
         for i, (stage, objective) in enumerate(zip(stages, objectives, strict=True)):
             folder = folders.stage_folder(work, i, len(stages))
-            earlier = pair.pop().installed if config.stages and config.stages[i].rewind else None
             set_seed(config.seed)
+            earlier = pair.pop().installed if config.stages and config.stages[i].rewind else None
             if resume and len(stages) > 1 and is_complete(folder / "delta"):
                 record = restore_stage(pair, stage, folder)
                 continue
@@ -73,8 +73,8 @@ def tune(
             record = train_stage(
                 pair, stage, objective, task, folder, title=title, resume=resume if named else bool(resume),
                 allow_drift=allow_drift, keep_delta=len(stages) > 1, earlier=earlier,
-            del earlier  # what was taken off costs a second set of the weights
             )  # fmt: skip
+            del earlier  # what was taken off costs a second set of the weights
         pair.base.model.config.use_cache = use_cache
         pair.verify_base(checksum)
         pair.card = card_of(pair, config, task, record)
@@ -137,6 +137,7 @@ def check(config: RunConfig, stages: list[RunConfig], task: Task) -> list[str]:
     chosen, problems = [], []
     for i, stage in enumerate(stages):
         where = f"stages.{i}." if config.stages else ""
+        problems += [f"{where}{problem}" for problem in _misplaced(config, i, stage)]
         info = registry.find("tuners", stage.tuner.name)
         families = info.traits.get("families")
         provides = info.provides or frozenset({"tokens", "labels"})
@@ -156,6 +157,9 @@ def check(config: RunConfig, stages: list[RunConfig], task: Task) -> list[str]:
             problems.append(f"{where}objective: {error}")
     if problems:
         raise ConfigError(problems, "the combination")
+    return chosen
+
+
 def _misplaced(config: RunConfig, number: int, stage: RunConfig) -> list[str]:
     """What is wrong with the place of a stage's tuner among the stages."""
     rewinds = bool(config.stages) and config.stages[number].rewind
@@ -163,9 +167,6 @@ def _misplaced(config: RunConfig, number: int, stage: RunConfig) -> list[str]:
         return ["rewind: there is no stage before the first one"]
     fault = registry.build("tuners", stage.tuner.name, stage.tuner.settings).misplaced(rewinds)
     return [f"tuner: {fault}"] if fault else []
-
-
-    return chosen
 
 
 def _in_step(pair: Pair) -> None:
