@@ -15,10 +15,11 @@ from pairtune.pair.tensor_names import natural
 
 
 class Rule(NamedTuple):
-    """How one tensor is made: by which method, with which weight for each model."""
+    """How one tensor is made: by which method, of which models (by their places; None: all), with a weight for each."""
 
     method: Merge
     weights: tuple[float, ...]
+    models: tuple[int, ...] | None = None
 
 
 class Place(NamedTuple):
@@ -98,8 +99,9 @@ def _step(
         raise DeltaMismatch(f"{lacking}: has no tensor {name}")
     if origin is None and base is not None and not new:
         raise DeltaMismatch(f"{base.label}: has no tensor {name}")
-    inputs = tuple(Place(model, name) for model in models)
-    home = origin or inputs[0]
+    chosen = models if rule.models is None else [models[i] for i in rule.models]
+    inputs = tuple(Place(model, name) for model in chosen)
+    home = origin or Place(models[0], name)
     stored = home.source.dtype(name)
     if not stored.is_floating_point:
         _check_equal(name, inputs, home)
@@ -108,6 +110,9 @@ def _step(
         rule = _mean(rule)
     elif origin is not None and rule.method.keeps(rule.weights) and all(_unchanged(place, origin) for place in inputs):
         return _copy(name, origin, dtype)
+    alone = rule.method.alone(rule.weights)
+    if alone is not None and inputs[alone].source.stored(name) is not None:
+        return _copy(name, inputs[alone], dtype or stored)
     shape, edges = _shape(name, [*inputs, home], may_grow)
     return Step(name, shape, dtype or stored, rule, inputs, origin, edges=edges)
 
