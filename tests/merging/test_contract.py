@@ -69,13 +69,12 @@ def test_the_engine_writes_what_is_computed_in_memory_bit_for_bit(method, tiny_l
     folders = [moved(tiny_llama, tmp_path / str(i), i) for i in range(count(method))]
     given = weights(method, [0.2, 0.5, 0.3])
     base = tiny_llama if "base" in method.needs else None
-    done = merge(folders, tmp_path / "out", method, weights=given, base=base)
+    merge(folders, tmp_path / "out", method, weights=given, base=base, check=False)
     models = [dict(Checkpoint(folder)) for folder in folders]
     expected = combine(models, method, given, None if base is None else dict(Checkpoint(base)))
     found = Checkpoint(tmp_path / "out")
     assert sorted(found) == sorted(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert done.card["check"]["prompts"] == 4
 
 
 def test_the_result_does_not_depend_on_how_often_it_is_computed(method):

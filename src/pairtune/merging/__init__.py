@@ -25,6 +25,7 @@ class Merge(Method):
         weighted: whether the models' weights mean something to it; else giving them is an error.
         unit: what `combine` gets at a time: pieces of the flattened tensor ("element"), pieces made of whole rows
             ("row"), or all of it ("tensor").
+        holds: how many whole tensors `measure` has in memory at once, in the type of the arithmetic.
         random: whether it draws random numbers; models then have their own by their places in the order.
         linear: whether the result is the base plus a weighted sum of the models' changes, so that low-rank changes can
             stay low-rank.
@@ -34,6 +35,7 @@ class Merge(Method):
     models: ClassVar[tuple[int, int]] = (1, 1_000_000)
     weighted: ClassVar[bool] = True
     unit: ClassVar[Literal["element", "row", "tensor"]] = "element"
+    holds: ClassVar[int] = 0
     random: ClassVar[bool] = False
     linear: ClassVar[bool] = False
 
@@ -51,6 +53,10 @@ class Merge(Method):
     def keeps(self, weights: tuple[float, ...]) -> bool:
         """Whether models that are all equal (and equal to the base) give that model back; such tensors are copied."""
         return True
+
+    def alone(self, weights: tuple[float, ...]) -> int | None:
+        """The model whose tensors are the result as they are stored, where that is so; they are then copied."""
+        return None
 
     def scales(self, weights: tuple[float, ...]) -> tuple[float, ...]:
         """Where `linear`: by what each model's change is multiplied. The sum of them stands on the base."""

@@ -21,7 +21,7 @@ def pieces(step: Step) -> Iterator[Tensor]:
     if step.rule is None:
         yield from _copied(step)
         return
-    method, weights = step.rule
+    method, weights = step.rule.method, step.rule.weights
     width = _count(step.shape[1:])
     bounds = [*(rows * width for rows in step.edges), _count(step.shape)]
     shared = _operands(step, weights, 0, bounds[0])

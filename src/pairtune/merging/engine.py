@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from pairtune.merging import Merge, compute
+from pairtune.merging import compute
 from pairtune.merging.layout import nbytes
 from pairtune.merging.operands import PIECE
 from pairtune.merging.plan import Step
@@ -107,12 +107,9 @@ def _working(step: Step) -> int:
     """Bytes of anonymous memory that one thread needs for a step."""
     if step.rule is None:
         return 4 * PIECE * step.dtype.itemsize
-    method = step.rule.method
-    looks = method.unit == "tensor" or type(method).measure is not Merge.measure
-    elements = (
-        math.prod(step.shape) if looks else min(max(PIECE, step.shape[-1] if step.shape else 1), math.prod(step.shape))
-    )
-    return elements * step.arithmetic.itemsize * (len(step.inputs) + 2)
+    method, elements = step.rule.method, math.prod(step.shape)
+    at_once = elements if method.unit == "tensor" else min(max(PIECE, step.shape[-1] if step.shape else 1), elements)
+    return step.arithmetic.itemsize * (method.holds * elements + (len(step.inputs) + 3) * at_once)
 
 
 class _Bar:

@@ -45,5 +45,9 @@ class Linear(Merge):
     def scales(self, weights: tuple[float, ...]) -> tuple[float, ...]:
         return normalized(weights) if self.settings.normalize else weights
 
+    def alone(self, weights: tuple[float, ...]) -> int | None:
+        used = [i for i, scale in enumerate(self.scales(weights)) if scale]
+        return used[0] if len(used) == 1 and self.scales(weights)[used[0]] == 1 else None
+
     def keeps(self, weights: tuple[float, ...]) -> bool:
         return abs(sum(self.scales(weights)) - 1) < 1e-9

@@ -184,7 +184,7 @@ def identity(job: Job, most: int) -> str:
         paths = sorted(source.folder.glob("*.safetensors")) if source.folder is not None else []
         rows.append([[str(path.resolve()), os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths])
     for step in job.steps:
-        method, weights = step.rule if step.rule is not None else (None, ())
+        method, weights = (step.rule.method, step.rule.weights) if step.rule is not None else (None, ())
         what = None if method is None else [_name(method), method.settings.model_dump(mode="json"), list(weights)]
         places = [*step.inputs, *([step.base] if step.base else []), *([step.copied] if step.copied else [])]
         rows.append([step.name, str(step.dtype), list(step.shape), what, [[p.source.label, p.name] for p in places]])

@@ -16,6 +16,14 @@ def normalized(weights: Sequence[float]) -> tuple[float, ...]:
     return tuple(weight / total for weight in weights)
 
 
+def shares(value: float | list[float]) -> float | list[float]:
+    """A validator for settings: one share above 0 and at most 1, or a list of them."""
+    for one in value if isinstance(value, list) else [value]:
+        if not 0 < one <= 1:
+            raise ValueError(f"a share is above 0 and at most 1, not {one:g}")
+    return value
+
+
 def each(value: float | Sequence[float], count: int, name: str) -> tuple[float, ...]:
     """A setting for each of `count` models: one number for all of them, or a list with one each.
 
