@@ -220,7 +220,7 @@ def _table(caption: str, one: VariantTokens) -> Table:
         for words, tone in ((one.gained, "good"), (one.lost, "bad")):
             word = words[i] if i < len(words) else None
             cells += [
-                _visible(word.token) if word else "",
+                visible(word.token) if word else "",
                 Cell(f"{word.mean:+.2f}", tone=tone) if word else "",
                 f"{word.count}" if word else "",
             ]
@@ -229,6 +229,6 @@ def _table(caption: str, one: VariantTokens) -> Table:
     return Table(caption, head, rows, numeric=(1, 2, 4, 5))
 
 
-def _visible(token: str) -> str:
+def visible(token: str) -> str:
     """A token of which one sees that it is there: white space by name."""
-    return token.strip() or {" ": "(space)", "\n": "(line end)"}.get(token, repr(token))
+    return token.strip() or {"": "(part of a character)", " ": "(space)", "\n": "(line end)"}.get(token, repr(token))

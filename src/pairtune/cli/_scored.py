@@ -231,6 +231,8 @@ def _coloured(line: str, record: dict[str, Any]) -> Any:
     """The text with its tokens on red (speaks for outside) or green (for inside) ground, and the strongest in words."""
     from rich.text import Text
 
+    from pairtune.analysis.typicality import visible
+
     tokens = record["explained"]["tokens"]
     most = max((abs(token["contribution"]) for token in tokens), default=0.0) or 1.0
     found = Text(line + "\n        ")
@@ -248,6 +250,6 @@ def _coloured(line: str, record: dict[str, Any]) -> Any:
             at = max(at, one["end"])
         found.append(source[at:] if placed else "")
     strongest = sorted(tokens, key=lambda one: -abs(one["contribution"]))[:6]
-    words = "  ".join(f"{one['token'].strip()!r} {one['contribution']:+.3f}" for one in strongest)
+    words = "  ".join(f"{visible(one['token'])!r} {one['contribution']:+.3f}" for one in strongest)
     total = sum(one["contribution"] for one in tokens)
     return found.append(f"\n        {words or 'no token is scored'}  (all {len(tokens)}: {total:+.3f})")
