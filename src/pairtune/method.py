@@ -14,6 +14,8 @@ import pydantic
 from pairtune.errors import ConfigError
 from pairtune.registry import suggest
 
+VIEWS = frozenset({"tokens", "labels", "masked"})  # what a model's head says; "masked": an encoder's, hidden tokens
+
 
 class Settings(pydantic.BaseModel):
     """A method's hyper-parameters: frozen, and an unknown name is an error rather than ignored."""

@@ -141,6 +141,7 @@ def test_every_loss_is_a_sum_so_that_a_batch_may_be_cut(name):
         ("multilabel", "encoder", LM_TUNER, "multilabel"),
         ("regression", "encoder", LM_TUNER, "regression"),
         ("lm", "causal", LM_TUNER, "lm"),
+        ("lm", "encoder", LM_TUNER | {"masked"}, "mlm"),
         ("seq2seq", "seq2seq", LM_TUNER, "seq2seq"),
     ],
 )

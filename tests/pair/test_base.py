@@ -77,7 +77,7 @@ def test_a_tokenizer_of_another_checkpoint_is_refused(tiny_llama, tmp_path):
 
 def test_wrong_requests_are_one_sentence(tiny_bert, tmp_path):
     with pytest.raises(InputError, match="encoder"):
-        Base.load(tiny_bert, task="lm")
+        Base.load(tiny_bert, task="seq2seq")
     with pytest.raises(InputError, match="labels"):
         Base.load(tiny_bert, task="classification")
     with pytest.raises(InputError):

@@ -31,6 +31,7 @@ class Encoder:
     Features of a row (lists of one length, unless said otherwise):
         input_ids: token ids. token_type_ids: where the tokenizer makes them, for encoders.
         label: view "labels": class index, number, or one 0.0 / 1.0 a class; absent where the row has none.
+        (view "masked", of encoders on plain text: the inputs alone; `masking.py` hides some of them.)
         labels: view "tokens": the ids to predict, −100 where nothing is scored. Causal: aligned with `input_ids`, its
             first never scored; seq2seq: the target's ids.
         target: causal: 1 for the tokens of the completion (label or target and end token, assistant turns), else 0.
@@ -40,8 +41,8 @@ class Encoder:
         family: "encoder", "causal" or "seq2seq".
         max_length: the most tokens of a row. Encoders and plain texts are cut on the right (a cut plain text has no end
             token), prompts on the left so that the completion is whole; a conversation on the right.
-        view: "labels" for a head over classes or numbers, "tokens" for a language-model head; None takes labels on
-            encoders and tokens on language models.
+        view: "labels" for a head over classes or numbers, "tokens" for a language-model head, "masked" for an encoder's
+            over hidden tokens; None takes labels on encoders and tokens on language models.
         completion_only: whether the completion alone is scored; None: for "lm" with a completion yes, for
             classification no (text and label are learnt, so that the text's likelihood means something).
         chat: whether the text column is a conversation; None: as the rows are.
@@ -77,6 +78,8 @@ class Encoder:
         headed = kind not in ("lm", "seq2seq")
         if self.view == "labels" and not headed:
             raise InputError(f"{name}: a {kind} task has no classes or numbers for a head; it needs the tokens view")
+        if self.view == "masked" and (self.family != "encoder" or headed or self.chat):
+            raise InputError(f"{name}: hidden tokens are learnt by encoders from plain text; take another objective")
         if self.view == "tokens" and (self.family == "encoder" or (headed and kind != "classification")):
             why = (
                 "an encoder has no language-model head"
@@ -150,7 +153,9 @@ class Encoder:
 
         Raises `forms.RowError` with the place among the rows.
         """
-        if self.view == "labels":
+        if self.view == "masked":
+            found = forms.sources(self, rows)
+        elif self.view == "labels":
             found = forms.sources(self, rows) if text_only else forms.labelled(self, rows)
         elif self.family == "seq2seq":
             found = forms.sources(self, rows) if text_only else forms.translated(self, rows)

@@ -126,10 +126,13 @@ class Task:
     def on(self, family: str) -> Task:
         """The task as a model family takes it: a text to write from another is "lm" on a causal base, else "seq2seq".
 
-        Raises `InputError` where the family cannot do it at all.
+        Plain text is also for encoders, which learn to say tokens that are hidden from them. Raises `InputError` where
+        the family cannot do it at all.
         """
         writes = self.kind in ("lm", "seq2seq")
         if not writes or (self.kind, family) in (("lm", "causal"), ("seq2seq", "seq2seq")):
+            return self
+        if (self.kind, self.label, self.is_chat, family) == ("lm", None, False, "encoder"):
             return self
         if family == "encoder" or self.label is None:
             raise InputError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pairtune import registry
 from pairtune.errors import InputError
-from pairtune.method import Method
+from pairtune.method import VIEWS, Method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,8 +43,8 @@ class Objective(Method):
     """One training loss.
 
     Attributes:
-        needs: the views of a pair that it reads: "tokens" or "labels"; also "base_outputs" or "reference_outputs" when
-            it asks the pair for them (they are then computed before the variant's forward).
+        needs: the view of a pair that it reads: "tokens", "labels" or "masked"; also "base_outputs" or
+            "reference_outputs" when it asks the pair for them (they are then computed before the variant's forward).
         unit: over what the loss is a mean.
         kinds: the kinds of task that it serves.
         families: the model families that it serves.
@@ -69,14 +69,14 @@ class Objective(Method):
 
 
 def views_of(provides: Collection[str], family: str) -> frozenset[str]:
-    """Which of "tokens" and "labels" a tuner gives on a base of this family.
+    """Which of "tokens", "labels" and "masked" a tuner gives on a base of this family.
 
     A language model's own head gives tokens. A tuner without them brings a head of its own. An encoder's head, loaded
-    or new, gives labels.
+    or new, gives labels or hidden tokens, as the task asks.
     """
-    if family != "encoder" and "tokens" in provides:
-        return frozenset({"tokens"})
-    return frozenset({"labels"}) if "labels" in provides else frozenset()
+    if family == "encoder":
+        return frozenset(provides) & {"labels", "masked"}
+    return frozenset({"tokens"}) if "tokens" in provides else frozenset({"labels"}) & frozenset(provides)
 
 
 def pick(kind: str, family: str, provides: Collection[str]) -> str:
@@ -98,7 +98,7 @@ def misfit(name: str, kind: str, family: str, provides: Collection[str]) -> str 
     info = registry.find("objectives", name)
     kinds = info.traits.get("kinds", frozenset())
     families = info.traits.get("families", Objective.families)
-    lacking = ((info.needs or frozenset()) & {"tokens", "labels"}) - views_of(provides, family)
+    lacking = ((info.needs or frozenset()) & VIEWS) - views_of(provides, family)
     if kind not in kinds:
         return f"objective {name} serves {' and '.join(sorted(kinds))} tasks, this one is {kind}"
     if family not in families:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ import torch
 from pairtune.errors import FormatError, InputError
 from pairtune.pair import hub
 from pairtune.pair.checkpoint import Checkpoint, Fingerprint, tokenizer_digest
+from pairtune.pair.heads import keep_output, model_class, under_a_classifier
 from pairtune.pair.names import Names, blocks
 from pairtune.zoo import path as zoo_path
 
@@ -25,11 +26,6 @@ if TYPE_CHECKING:  # transformers takes half a second to import, and is when a m
 log = logging.getLogger("pairtune")
 
 Family = Literal["causal", "seq2seq", "encoder"]
-HEAD_KINDS = {
-    "classification": "single_label_classification",
-    "multilabel": "multi_label_classification",
-    "regression": "regression",
-}
 
 
 @dataclass
@@ -71,7 +67,8 @@ class Base:
 
         Args:
             task: the task's kind; on an encoder "classification", "multilabel" and "regression" add a new head with
-                `len(labels)` outputs (1 for regression). On a language model, classification is text: no head is made.
+                `len(labels)` outputs (1 for regression), "lm" loads the head that says hidden tokens, new where the
+                checkpoint has none. On a language model, classification is text: no head is made.
             dtype: None keeps float32 where it fits in 40 % of the free memory, else the stored type.
             device: None takes the accelerator if there is one.
             quantize: "4bit" loads the linear layers in NF4 (bitsandbytes).
@@ -86,7 +83,7 @@ class Base:
         family = family_of(config)
         checkpoint = Checkpoint(folder)
         notes: list[str] = []
-        auto_class, keywords, is_new = _model_class(config, family, task, labels)
+        auto_class, keywords, is_new = model_class(config, family, task, labels)
         device = torch.device(device) if device is not None else _best_device()
         dtype = _pick_dtype(dtype, checkpoint, device, notes)
         if quantize == "4bit":
@@ -104,6 +101,8 @@ class Base:
         new = frozenset(info["missing_keys"]) | {item[0] for item in info["mismatched_keys"]}
         if quantize is None:
             model.to(device)  # type: ignore[arg-type]
+        if task == "lm" and family == "encoder":
+            keep_output(model)
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 # On some CPUs bitsandbytes lays 4-bit weights out anew at the first evaluation, and from then on
@@ -133,6 +132,8 @@ class Base:
     def fingerprint(self) -> Fingerprint:
         """Hash of the stored tensors that this model loads, and of the tokenizer. Reads every stored byte once."""
         loaded = [name for name in self.checkpoint if self.names.memory(name) not in (None, *self.new_names)]
+        if self.view == "masked":
+            loaded = under_a_classifier(self.model, self.checkpoint)
         return Fingerprint.of(self.checkpoint, loaded, self.model.base_model_prefix, tokenizer_digest(self.tokenizer))
 
     def __post_init__(self):
@@ -150,6 +151,14 @@ class Base:
                 total.update(name.encode())
                 total.update(data.cpu().numpy().data)
         return total.hexdigest()
+
+    @property
+    def view(self) -> str | None:
+        """What the model's own head says: "tokens", "labels", or the hidden ones of an encoder ("masked")."""
+        if self.family != "encoder":
+            return "tokens"
+        heads = {"ForSequenceClassification": "labels", "ForMaskedLM": "masked"}
+        return next((view for end, view in heads.items() if type(self.model).__name__.endswith(end)), None)
 
     @property
     def device(self) -> torch.device:
@@ -219,42 +228,6 @@ def family_of(config: transformers.PretrainedConfig) -> Family:
     if "MaskedLM" not in architectures and type(config) not in encoder_heads.keys():
         return "causal" if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING.keys() else "encoder"
     return "encoder"
-
-
-def _model_class(config, family: Family, task: str | None, labels: list[str] | None):
-    """The Auto class for the task, its keywords, and which names may be new."""
-    import transformers
-
-    if family == "causal":
-        return transformers.AutoModelForCausalLM, {}, None
-    if family == "seq2seq":
-        return transformers.AutoModelForSeq2SeqLM, {}, None
-    if task in HEAD_KINDS:
-        names = labels if task != "regression" else ["value"]
-        if not names:
-            raise InputError(f"task {task}: a new head needs the list of labels")
-        keywords = {
-            "num_labels": len(names),
-            "problem_type": HEAD_KINDS[task],
-            "id2label": dict(enumerate(names)),
-            "label2id": {label: i for i, label in enumerate(names)},
-        }
-        auto_class = transformers.AutoModelForSequenceClassification
-        if type(config) not in auto_class._model_mapping.keys():
-            raise InputError(f"task {task}: transformers has no classification head for {config.model_type}")
-        prefix = auto_class._model_mapping[type(config)].base_model_prefix  # type: ignore[union-attr]
-        return auto_class, keywords, partial(_is_head_name, prefix=prefix)
-    if task in ("lm", "seq2seq"):
-        raise InputError(f"task {task}: {config.model_type} is an encoder; take a causal or encoder-decoder base")
-    with torch.device("meta"):
-        own = frozenset(transformers.AutoModel.from_config(config).state_dict())
-    # A pretraining head in the checkpoint is left out; the pooler is absent from checkpoints trained without it.
-    return transformers.AutoModel, {}, lambda name: name not in own or name.startswith("pooler.")
-
-
-def _is_head_name(name: str, prefix: str) -> bool:
-    """A task head lies outside the backbone; the pooler that only heads read counts with it."""
-    return not name.startswith(prefix + ".") or ".pooler." in name
 
 
 def _best_device() -> torch.device:

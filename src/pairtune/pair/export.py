@@ -92,7 +92,10 @@ def _merged_tensors(pair: Pair) -> dict[str, Tensor]:
     merged = {name: tensor.to(stored[name] or tensor.dtype).contiguous() for name, tensor in current.items()}
     saved = base.model.state_dict()
     buffers = {n: b for n, b in base.model.named_buffers() if n in saved and n not in merged}
-    return merged | {name: merged[source] for name, source in base.names.tied.items() if source in merged} | buffers
+    tied = {name: merged[source] for name, source in base.names.tied.items() if source in merged}
+    if base.view == "masked":  # its output matrix stays, so that nothing in what is written counts as tied
+        tied = {name: tensor.clone() for name, tensor in tied.items()}
+    return merged | tied | buffers
 
 
 def _stored_dtype(base: Base, memory: str) -> torch.dtype | None:

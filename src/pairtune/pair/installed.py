@@ -23,7 +23,8 @@ class Installed:
 
     Attributes:
         model: the module to call; it takes a batch's model inputs and returns an object with `.logits`.
-        provides: what can be asked of it: "tokens", "labels", "scale", "merge", "identity_at_start", "cacheable".
+        provides: what can be asked of it: "tokens", "labels", "masked", "scale", "merge", "identity_at_start",
+            "cacheable".
         lr_scales: learning rates of parameters as multiples of the run's, by name; 1 where none is given.
         no_decay: names of parameters that weight decay must not touch.
     """

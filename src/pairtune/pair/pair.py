@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pairtune.errors import MissingView, PairtuneError
+from pairtune.method import VIEWS
 from pairtune.pair.base import Base
 from pairtune.pair.installed import Installed
 from pairtune.pair.outputs import Outputs, model_inputs
@@ -88,7 +89,6 @@ class Pair:
         self._active = len(self.layers)
         layer.installed.model.register_forward_hook(self._watch)
 
-    def swap(self, delta: Delta) -> Layer:
     def pop(self) -> Layer:
         """Take the top delta off again, and return it. Raises `PairtuneError` while a part of the stack is off."""
         if self._active != len(self.layers):
@@ -97,6 +97,7 @@ class Pair:
         self._active -= 1
         return self.layers.pop()
 
+    def swap(self, delta: Delta) -> Layer:
         """Replace the top delta by another weights delta and return the layer that was there.
 
         Raises `DeltaMismatch` when the new delta does not fit, with the old one still in place.
@@ -199,14 +200,11 @@ class Pair:
 
     @property
     def views(self) -> frozenset[str]:
-        """Which views this pair has: weights and activations always, tokens or labels by its head."""
-        if self.base.family != "encoder":
-            head = {"tokens"}
-        else:
-            head = {"labels"} if type(self.base.model).__name__.endswith("ForSequenceClassification") else set()
+        """Which views this pair has: weights and activations always, tokens, labels or masked by its head."""
+        head = {self.base.view} if self.base.view else set()
         if self.layers:
             # A delta that serves one of them only has a head of its own (labels on a language model).
-            given = set(self.layers[-1].installed.provides & {"tokens", "labels"})
+            given = set(self.layers[-1].installed.provides & VIEWS)
             head = given if len(given) == 1 else head
         return frozenset({"weights", "activations"} | head)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairtune.data import Collator, Encoded, Encoder, Packed, batches
+from pairtune.data.masking import Masker
 from pairtune.data.packing import prove_apart
 from pairtune.errors import InputError
+from pairtune.method import VIEWS
 from pairtune.pair.logprobs import accepts
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Feeds:
     Attributes:
         rows: rows of the training split (packed ones, where documents are packed).
         validates: whether there is a validation split.
+        masker: hides tokens of every row, where the objective is to say them.
+        passes: says which pass over the training split is being read, from 0.
 
     Args:
         train: encoded training rows; held: encoded validation rows.
@@ -46,12 +50,17 @@ class Feeds:
     ):
         self._train, self._held, self._collate, self._size = train, held, collate, batch_size
         self.rows, self.validates = len(train), held is not None
+        self.masker: Masker | None = None
+        self.passes: Callable[[], int] = lambda: 0
         self._plan: list[list[int]] | None = None
 
     @classmethod
-    def of(cls, task: Task, base: Base, objective: Objective, training: Training) -> Feeds:
-        """Encode a task for a base as the objective needs it. Raises `InputError` for a task without training rows."""
-        view = "labels" if "labels" in objective.needs else "tokens"
+    def of(cls, task: Task, base: Base, objective: Objective, training: Training, seed: int = 0) -> Feeds:
+        """Encode a task for a base as the objective needs it; `seed` decides which tokens are hidden, where some are.
+
+        Raises `InputError` for a task without training rows.
+        """
+        view = next(iter(objective.needs & VIEWS))
         length = training.max_length or longest_input(base)
         only = getattr(objective.settings, "completion_only", None)
         encoder = Encoder(task, base.tokenizer, base.family, length, view=view, completion_only=only)
@@ -66,13 +75,17 @@ class Feeds:
             log.info("%s", rows.report())
         if training.max_length is not None and (cut := train.report()):
             log.warning("%s", cut)
-        return cls(rows, held, _collator(base), training.batch_size)
+        feeds = cls(rows, held, _collator(base), training.batch_size)
+        if view == "masked":
+            feeds.masker = Masker(base.tokenizer, base.vocabulary_rows, objective.settings.masked, seed)  # type: ignore[attr-defined]
+        return feeds
 
     def train(self, numbers: Sequence[int]) -> Batch:
         """The batch of these training rows."""
-        if isinstance(self._train, Encoded):
-            return self._collate(self._train.take(numbers))
-        return self._collate([self._train[i] for i in numbers])
+        if not isinstance(self._train, Encoded):
+            return self._collate([self._train[i] for i in numbers])
+        rows = self._train.take(numbers)
+        return self._collate(self.masker(rows, self.passes()) if self.masker else rows)
 
     def validation(self) -> Iterator[Batch]:
         """The validation split in batches of rows of similar length, the longest first."""
@@ -80,7 +93,8 @@ class Feeds:
         if self._plan is None:
             self._plan, _ = batches(self._held.lengths, self._size * max(self._held.lengths))
         for numbers in self._plan:
-            yield self._collate(self._held.take(numbers))
+            rows = self._held.take(numbers)
+            yield self._collate(self.masker(rows, 0) if self.masker else rows)
 
     def where(self, row: int) -> str:
         """File and line of a training row (of a packed row's first document)."""

@@ -63,7 +63,7 @@ def train_stage(
     tuner = registry.build("tuners", config.tuner.name, config.tuner.settings)
     objective = registry.build("objectives", objective_name, config.objective.settings)
     constraints = {name: registry.build("constraints", name, values) for name, values in config.constraint.items()}
-    feeds = Feeds.of(task, base, objective, training)
+    feeds = Feeds.of(task, base, objective, training, config.seed)
     if earlier is not None:
         tuner.follow(earlier)
     installed = tuner.install(base, pair.model, feeds.calibration())
@@ -96,6 +96,7 @@ def train_stage(
         where=feeds.where,
         features=caches.get("train"),
     )
+    feeds.passes = lambda: trainer.order.epoch
     steps = total_steps(training, feeds.rows)
     flight = preflight(trainer, steps)
     if trainer.is_world_process_zero():

@@ -25,9 +25,10 @@ class Tuner(Method):
 
     Attributes:
         provides: what its `Installed` can do: "tokens" (the base's own language-model head speaks), "labels" (a
-            classification or regression head), "scale" (base + alpha · delta has a meaning), "merge" (it can be added
-            into the base's weights), "identity_at_start" (before the first step the variant is the base), "cacheable"
-            (it trains from activations that the frozen base computes once; see `cache.py`).
+            classification or regression head), "masked" (an encoder's head says hidden tokens), "scale" (base + alpha ·
+            delta has a meaning), "merge" (it can be added into the base's weights), "identity_at_start" (before the
+            first step the variant is the base), "cacheable" (it trains from activations that the frozen base computes
+            once; see `cache.py`).
         families: the model families that it can be installed on.
         default_lr: peak learning rate that is a sensible start.
     """
@@ -37,8 +38,8 @@ class Tuner(Method):
     default_lr: ClassVar[float] = 1e-4
 
     def misplaced(self, rewinds: bool) -> str | None:
-        """Why a stage that takes the delta before it off again (`rewind`), or one that does not, cannot have this tuner;
-        None where it can."""
+        """Why a stage that takes the delta before it off (`rewind`), or one that does not, cannot have this tuner; None
+        where it can."""
         name = type(self).__module__.rpartition(".")[2].replace("_", "-")
         return f"{name} makes nothing of the stage before: leave rewind out, or take sparse" if rewinds else None
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class BitFit(Tuner):
     """All biases of an encoder."""
 
-    provides = frozenset({"labels", "scale", "merge", "identity_at_start"})
+    provides = frozenset({"labels", "masked", "scale", "merge", "identity_at_start"})
     families = frozenset({"encoder"})
     default_lr = 1e-3
 

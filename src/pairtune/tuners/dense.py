@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from pairtune.errors import DeltaMismatch, InputError
+from pairtune.method import VIEWS
 from pairtune.pair.delta import Delta
 from pairtune.pair.delta_io import load_delta, save_delta
 from pairtune.pair.installed import DELTA_FILE, SwappedParameters, plain_parameters
@@ -31,7 +32,7 @@ class InstalledDense(SwappedParameters):
     Args:
         base: the base whose Parameters are replaced.
         names: which, by their names in memory.
-        provides: as in `Installed`.
+        provides: as in `Installed`; of the views that a head can have, only the base's is kept.
         call: the module to call.
     """
 
@@ -49,7 +50,7 @@ class InstalledDense(SwappedParameters):
                 f"{quantized[0]} is stored in {now[quantized[0]].dtype}; a quantised base takes lora or peft:..."
             )
         variants = {name: nn.Parameter(now[name].detach().clone()) for name in names}
-        super().__init__(base.model, variants, provides, call)
+        super().__init__(base.model, variants, frozenset(provides) - (VIEWS - {base.view or "labels"}), call)
         self.base = base
 
     def delta(self) -> Delta:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Full(Tuner):
     """All parameters; tied ones stay tied."""
 
-    provides = frozenset({"tokens", "labels", "scale", "merge", "identity_at_start"})
+    provides = frozenset({"tokens", "labels", "masked", "scale", "merge", "identity_at_start"})
     default_lr = 2e-5
 
     def install(
@@ -35,8 +35,7 @@ class Full(Tuner):
     ) -> Installed:
         from pairtune.tuners.dense import InstalledDense
 
-        view = "labels" if base.family == "encoder" else "tokens"
-        return InstalledDense(base, base.parameters, self.provides - ({"tokens", "labels"} - {view}), pair_model)
+        return InstalledDense(base, base.parameters, self.provides, pair_model)
 
     def extract(self, installed: Installed) -> Delta:
         return installed.delta()  # type: ignore[attr-defined]

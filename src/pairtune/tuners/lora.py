@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class LoRA(Tuner):
     """Low-rank change of the linear layers; the base in memory once."""
 
-    provides = frozenset({"tokens", "labels", "scale", "merge", "identity_at_start"})
+    provides = frozenset({"tokens", "labels", "masked", "scale", "merge", "identity_at_start"})
     default_lr = 2e-4
 
     class Settings(method.Settings):

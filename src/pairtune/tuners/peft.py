@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 class Peft(Tuner):
     """A PEFT method with its settings passed through."""
 
-    provides = frozenset({"tokens", "labels", "scale", "merge", "identity_at_start"})  # each method some of it
+    # Each method some of it.
+    provides = frozenset({"tokens", "labels", "masked", "scale", "merge", "identity_at_start"})
     default_lr = 2e-4
 
     class Settings(method.Settings):

@@ -137,7 +137,7 @@ def _without_prompt(module: Any, args: tuple, kwargs: dict[str, Any], output: An
 
 
 def _provides(base: Base, config: PeftConfig) -> frozenset[str]:
-    given = {"tokens"} if base.family != "encoder" else {"labels"}
+    given = {base.view or "labels"}
     kind = _kind(config).upper()
     given.add("peft")
     lora = kind == "LORA" and not any(getattr(config, name, None) for name in _OTHER_FORMS)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class Sparse(Tuner):
     """K entries of the base's weights and a new head; stored as places and differences."""
 
-    provides = frozenset({"tokens", "labels", "scale", "merge", "identity_at_start"})
+    provides = frozenset({"tokens", "labels", "masked", "scale", "merge", "identity_at_start"})
     default_lr = 5e-5
 
     class Settings(method.Settings):
