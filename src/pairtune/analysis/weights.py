@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
+from pairtune.analysis.interference import Interference, between, table
 from pairtune.analysis.report import Block, Cell, Lines, Note, Section, Series, Table, titled
 from pairtune.analysis.spectrum import Spectrum, share_changed, spectrum
 from pairtune.errors import MissingView
@@ -26,6 +27,11 @@ MEANINGS = {
     "strong directions dominate it, so it is the smaller of the two.",
     "changed": "Share of the entries that differ at all from the base's; not asked of a product of thin factors, "
     "which touches every entry.",
+    "changed by both": "Entries that both variants change, of the smaller: as a share of those of the variant that "
+    "changes fewer. Only there does adding one change what the other learnt; in opposite directions, they undo each "
+    "other.",
+    "cosine": "Of the angle between the two changes: 0 where they have nothing in common, 1 where they point "
+    "the same way.",
     "singular values": "How strongly the change acts along each of its directions, largest first; a steep curve means "
     "that few directions carry it.",
 }
@@ -68,10 +74,14 @@ class VariantMoved:
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights' section: variant → what moved; a stack's deltas stand one by one. `missing`: variant → why not."""
+    """The weights' section: variant → what moved; a stack's deltas stand one by one. `missing`: variant → why not.
+
+    `together`: "<one> + <other>" → how the changes of two variants meet.
+    """
 
     variants: dict[str, VariantMoved]
     missing: dict[str, str] = field(default_factory=dict)
+    together: dict[str, Interference] = field(default_factory=dict)
 
 
 def weights(pairs: Mapping[str, Pair], step: Callable[[str], None] = lambda _: None) -> Weights:
@@ -80,15 +90,18 @@ def weights(pairs: Mapping[str, Pair], step: Callable[[str], None] = lambda _: N
     Args:
         step: told what is looked at now.
     """
-    found = Weights({})
+    found, deltas = Weights({}), {}
     for name, pair in pairs.items():
         for i, layer in enumerate(pair.layers):
             label = name if len(pair.layers) == 1 else f"{name}, delta {i + 1} of {len(pair.layers)}"
             step(f"weights of {label}")
             try:
-                found.variants[label] = moved(layer.delta())
+                delta = layer.delta()
+                found.variants[label] = moved(delta)
+                deltas[label] = delta
             except MissingView as error:
                 found.missing[label] = str(error)
+    found.together.update(between({label: delta for label, delta in deltas.items() if found.variants[label].tensors}))
     return found
 
 
@@ -174,7 +187,7 @@ def section(found: Weights) -> Section:
                 )
             )
     if several:
-        blocks.insert(0, _side_by_side(found))
+        blocks[:0] = [_side_by_side(found), *([table(found.together)] if found.together else [])]
     blocks += [Note(titled(why, name, several), missing=True) for name, why in found.missing.items()]
     return Section("weights", "What moved in the weights", " ".join(leads), blocks, MEANINGS)
 
