@@ -38,7 +38,7 @@ def changed(folder: Path, file: str = "config.json", **values) -> Path:
 def task(place: Path) -> Path:
     """Four rows with two labels, as a task folder."""
     place.mkdir(parents=True, exist_ok=True)
-    for name, times in (("train", 3), ("validation", 1), ("test", 1)):
+    for name, times in (("train", 3), ("validation", 2), ("test", 1)):
         (place / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS * times))
     return place
 

@@ -23,6 +23,7 @@ def tune(
     constraint: Annotated[list[str] | None, typer.Option(help="What holds it back; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the pair; its checkpoints go to <out>.run.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of initial values, data order and dropout.")] = None,
+    start: Annotated[str | None, typer.Option(help="A pair to begin at; it names base and tuner, too.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the accelerator.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in <out>.run.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start again, replacing what is there.")] = False,
@@ -38,13 +39,17 @@ def tune(
     --training.lr 1e-3 (`pairtune methods` lists them). Before it starts: memory by part, time, trainable share, the
     bound on speed-up. Ctrl-C keeps what there is (exit code 130, SIGTERM 143); --resume continues.
 
+    --start PAIR begins at the values of that pair's delta, and measures the new one against the base again: how a delta
+    that `pairtune rebase` moved to a newer base is tuned on there.
+
     --seeds N tunes with N seeds, from --seed on, and says mean, spread, failed runs and what the best of n seeds would
     reach. All pairs stay in <out>.seeds, the best on validation is copied to <out>. The same command goes on after a
     stop, and a larger N adds seeds.
     """
     _check(resume, restart, allow_drift, sweep or bool(rates), seeds)
     flags = _flags(ctx.args, file, tuner, objective, constraint)
-    plain = {"base": base, "data": data, "seed": seed, "device": device, "out": None if out is None else str(out)}
+    plain = {"base": base, "data": data, "seed": seed, "start": start, "device": device}
+    plain["out"] = None if out is None else str(out)
     values = {**flags, **{key: value for key, value in plain.items() if value is not None}}
     if "data" in flags:  # --data.text and the like stand beside the source
         values["data"] = {**({"source": data} if data is not None else {}), **flags["data"]}

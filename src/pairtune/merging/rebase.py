@@ -28,7 +28,7 @@ from pairtune.merging.versions import as_version, check_shapes, check_tokenizers
 from pairtune.pair import hub
 from pairtune.pair.apply import difference_of, install_delta
 from pairtune.pair.base import Base
-from pairtune.pair.card import CARD_FILE, Card, LayerRecord
+from pairtune.pair.card import CARD_FILE, BaseRecord, Card, LayerRecord
 from pairtune.pair.checkpoint import Checkpoint
 from pairtune.pair.complete import verify
 from pairtune.pair.delta import Delta
@@ -36,7 +36,7 @@ from pairtune.pair.delta_io import load_delta
 from pairtune.pair.export import prompt_logits
 from pairtune.pair.files import read_json, safe_join
 from pairtune.pair.installed import DELTA_FILE
-from pairtune.pair.loader import GENERATION_FILE, base_record, head_of_adapter, head_of_config, install_layer
+from pairtune.pair.loader import GENERATION_FILE, head_of_adapter, head_of_config, install_layer
 from pairtune.pair.pair import Layer, Pair
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _bare(target: Base, folder: Path, old: Base | None, made_on: str, same_words
     check_tokenizers(tokenizer, target)
     before = "" if old is None else f" ({old.fingerprint.weights[:12]})"
     note = f"moved from {made_on}{before} onto {target.source} ({target.fingerprint.weights[:12]}) with rebase --onto"
-    pair = Pair(target, tokenizer=tokenizer, card=Card(base=base_record(target), stack=[], notes=[note]))
+    pair = Pair(target, tokenizer=tokenizer, card=Card(base=BaseRecord.of(target), stack=[], notes=[note]))
     for place in (folder, *([old.folder] if old is not None else [])):
         if pair.generation is None and (place / GENERATION_FILE).exists():
             pair.generation = read_json(place / GENERATION_FILE)

@@ -158,7 +158,7 @@ def save_pair(pair: Pair, folder: Path, card: Card | None = None) -> Card:
 
     Written beside and renamed: a crash leaves the old folder or the new one.
     """
-    card = card or pair.card or Card(base=base_record(pair.base), stack=[])
+    card = card or pair.card or Card(base=BaseRecord.of(pair.base), stack=[])
     with staged_folder(Path(folder)) as staging:
         stack = []
         for i, layer in enumerate(pair.layers):
@@ -173,7 +173,7 @@ def save_pair(pair: Pair, folder: Path, card: Card | None = None) -> Card:
             pair.tokenizer.save_pretrained(staging)
         if pair.generation is not None:
             write_json(staging / GENERATION_FILE, pair.generation)
-        update: dict[str, Any] = {"stack": stack, "base": base_record(pair.base), "versions": library_versions()}
+        update: dict[str, Any] = {"stack": stack, "base": BaseRecord.of(pair.base), "versions": library_versions()}
         card = card.model_copy(update=update)
         card.save(staging)
     return card
@@ -190,13 +190,6 @@ def _write(layer: Layer, place: Path) -> list[str]:
         return layer.installed.write(place)
     save_delta(layer.delta(), place / DELTA_FILE)
     return [DELTA_FILE]
-
-
-def base_record(base: Base) -> BaseRecord:
-    """What a card remembers of a base; reads every stored byte of it once."""
-    return BaseRecord(
-        source=base.source, revision=base.revision, quantize=base.quantize, fingerprint=base.fingerprint.to_json()
-    )
 
 
 def _check_base(card: Card, base: Base, onto: bool) -> None:

@@ -98,6 +98,10 @@ class RunConfig(Settings):
     constraint: dict[str, dict[str, Any]] = Field({}, description="what holds it back: settings by name")
     training: Training = Field(Training.model_validate({}), description="how the optimisation runs")
     stages: list[Stage] = Field([], description="a recipe: stages one after another, each on what the last one left")
+    start: str | None = Field(
+        None,
+        description="a pair to begin at: its delta is the first value of the new one; it names base and tuner, too",
+    )
     seed: int = Field(0, ge=0, description="seed of initial values, data order and dropout")
     out: str | None = Field(None, description="folder for the finished pair; its checkpoints go to <out>.run")
     revision: str | None = Field(None, description="revision of a base from the hub")
@@ -109,6 +113,16 @@ class RunConfig(Settings):
     @classmethod
     def _names_alone(cls, value: Any) -> Any:
         return by_name(value)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _as_the_start_says(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("start"), str):
+            return values
+        from pairtune.training.start import defaults
+
+        given = defaults(values["start"])
+        return {**(given if "base" not in values else {"tuner": given["tuner"]}), **values}
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str = "the configuration") -> RunConfig:

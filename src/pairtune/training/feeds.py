@@ -55,15 +55,21 @@ class Feeds:
         self._plan: list[list[int]] | None = None
 
     @classmethod
-    def of(cls, task: Task, base: Base, objective: Objective, training: Training, seed: int = 0) -> Feeds:
-        """Encode a task for a base as the objective needs it; `seed` decides which tokens are hidden, where some are.
+    def of(
+        cls, task: Task, base: Base, objective: Objective, training: Training, seed: int = 0, tokenizer: Any = None
+    ) -> Feeds:
+        """Encode a task for a base as the objective needs it.
+
+        Args:
+            seed: decides which tokens are hidden, where some are.
+            tokenizer: the pair's own, where it has one; else the base's.
 
         Raises `InputError` for a task without training rows.
         """
         view = next(iter(objective.needs & VIEWS))
         length = training.max_length or longest_input(base)
         only = getattr(objective.settings, "completion_only", None)
-        encoder = Encoder(task, base.tokenizer, base.family, length, view=view, completion_only=only)
+        encoder = Encoder(task, tokenizer or base.tokenizer, base.family, length, view=view, completion_only=only)
         train = encoder.split(task.split("train"))
         held = encoder.split(task.split("validation")) if "validation" in task.splits else None
         rows: Encoded | Packed = train

@@ -33,6 +33,7 @@ def card_of(pair: Pair, config: RunConfig, task: Task, record: Mapping[str, Any]
         },
         seed=config.seed,
         metrics=dict(record.get("metrics", {})),
+        parents=[config.start] if config.start is not None else [],
         notes=list(record.get("drift", [])),
     )
 

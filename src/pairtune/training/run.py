@@ -23,6 +23,7 @@ from pairtune.training.config import RunConfig
 from pairtune.training.keep import card_of, save
 from pairtune.training.resume import differences
 from pairtune.training.stage import identity_of, restore_stage, train_stage
+from pairtune.training.start import open_start
 
 log = logging.getLogger("pairtune")
 
@@ -55,7 +56,8 @@ def tune(
     with folders.work_folder(out, len(stages), continuing=bool(resume), restart=restart) as work:
         task = load_task(config)
         objectives = check(config, stages, task)
-        pair = Pair(load_base(config, task))
+        base = load_base(config, task)
+        pair = Pair(base) if config.start is None else open_start(config.start, base, task)
         use_cache = getattr(pair.base.model.config, "use_cache", None)
         pair.base.model.config.use_cache = False  # a key-value cache costs memory, and hides packed documents' bounds
         _in_step(pair)
@@ -65,6 +67,7 @@ def tune(
             folder = folders.stage_folder(work, i, len(stages))
             set_seed(config.seed)
             earlier = pair.pop().installed if config.stages and config.stages[i].rewind else None
+            first = pair.pop() if config.start is not None and not i else None
             if resume and len(stages) > 1 and is_complete(folder / "delta"):
                 record = restore_stage(pair, stage, folder)
                 continue
@@ -72,9 +75,9 @@ def tune(
             named = not isinstance(resume, bool) and Path(resume).parent == folder
             record = train_stage(
                 pair, stage, objective, task, folder, title=title, resume=resume if named else bool(resume),
-                allow_drift=allow_drift, keep_delta=len(stages) > 1, earlier=earlier,
+                allow_drift=allow_drift, keep_delta=len(stages) > 1, earlier=earlier, first=first,
             )  # fmt: skip
-            del earlier  # what was taken off costs a second set of the weights
+            del earlier, first  # what was taken off costs a second set of the weights
         pair.base.model.config.use_cache = use_cache
         pair.verify_base(checksum)
         pair.card = card_of(pair, config, task, record)

@@ -15,7 +15,7 @@ from pairtune.pair.card import library_versions
 from pairtune.pair.files import read_json, write_json
 from pairtune.pair.pair import Layer, Pair
 from pairtune.pair.staging import staged_folder
-from pairtune.training import checkpoint, folders, resume
+from pairtune.training import checkpoint, folders, resume, start
 from pairtune.training.arguments import arguments, autocast_type, total_steps
 from pairtune.training.callbacks import StopOnSignal
 from pairtune.training.feeds import Feeds
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pairtune")
 # Settings that may differ between a run and its continuation: they do not reach the numbers. Base and data are known by
 # their content, wherever they lie.
-FREE = ("out", "device", "stages", "base", "revision", "data")
+FREE = ("out", "device", "stages", "base", "revision", "data", "start")
 FREE_TRAINING = ("keep", "trackers", "push_to_hub", "cache_gb")
 
 
@@ -51,11 +51,13 @@ def train_stage(
     allow_drift: bool,
     keep_delta: bool,
     earlier: Installed | None = None,
+    first: Layer | None = None,
 ) -> dict[str, Any]:
     """Put the stage's delta on the pair and train it; the best checkpoint by validation is what stays.
 
     Args:
         earlier: the delta of the stage before, taken off the pair, for a tuner that learns from it where to tune.
+        first: the delta to begin at, taken off the pair; None: no change.
 
     Returns what the card says of it: steps, best step, metrics, learning rate, preflight, events.
     """
@@ -63,11 +65,16 @@ def train_stage(
     tuner = registry.build("tuners", config.tuner.name, config.tuner.settings)
     objective = registry.build("objectives", objective_name, config.objective.settings)
     constraints = {name: registry.build("constraints", name, values) for name, values in config.constraint.items()}
-    feeds = Feeds.of(task, base, objective, training, config.seed)
+    feeds = Feeds.of(task, base, objective, training, config.seed, pair.tokenizer)
     if earlier is not None:
         tuner.follow(earlier)
-    installed = tuner.install(base, pair.model, feeds.calibration())
+    if first is None:
+        installed = tuner.install(base, pair.model, feeds.calibration())
+    else:
+        installed = start.begin(tuner, config.tuner, pair, first)
     record = layer_record(config, objective_name)
+    if first is not None:
+        record["tuner"] = start.made_by(first, config.tuner) or record["tuner"]
     pair.push(Layer(installed, lambda: tuner.extract(installed), record))
     lr = training.lr or tuner.default_lr
     args = arguments(
@@ -101,14 +108,14 @@ def train_stage(
     flight = preflight(trainer, steps)
     if trainer.is_world_process_zero():
         Console(stderr=True).print(flight.table())
-    start = digest(installed.state())
+    before = digest(installed.state())
     found = _resumed(trainer, folder, resume, allow_drift)
     _train(trainer, found, title)
     pair.model.eval()
     best = trainer.state.best_global_step
     if best is not None and best != trainer.state.global_step:
         checkpoint.load_delta(trainer, folder / f"checkpoint-{best}")
-    prove_delta(pair, start, feeds.train([0]))
+    prove_delta(pair, before, feeds.train([0]))
     record["training"] = result = _result(trainer, lr, flight.to_dict())
     if keep_delta and trainer.is_world_process_zero():
         with staged_folder(folder / "delta") as staging:
@@ -145,6 +152,7 @@ def identity_of(config: RunConfig, task: Task, pair: Pair) -> dict[str, Any]:
         "data": task.fingerprint,
         "base": {"weights": pair.base.fingerprint.weights, "tokenizer": pair.base.fingerprint.tokenizer},
         "versions": library_versions(),
+        **({"start": start.digest(config.start)} if config.start is not None else {}),
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pairtune.errors import InputError
 from pairtune.method import Method
 
 if TYPE_CHECKING:
@@ -65,6 +66,13 @@ class Tuner(Method):
     def extract(self, installed: Installed) -> Delta:
         """The delta as an algebraic object, by the names on disk; a copy that later training does not change."""
         raise NotImplementedError
+
+    def start(self, base: Base, pair_model: nn.Module, delta: Delta) -> Installed:
+        """Install with a delta of weights, whatever made it, as the first value of what trains.
+
+        Raises `InputError` where this tuner cannot hold it.
+        """
+        raise InputError("start: this tuner goes on with a delta of its own kind only; tuner full takes any weights")
 
     def restore(self, base: Base, pair_model: nn.Module, folder: Path) -> Installed:
         """Install the delta that `Installed.write` left in a folder. Raises `DeltaMismatch` where it does not fit."""

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from pairtune.errors import DeltaMismatch, InputError
 from pairtune.method import VIEWS
+from pairtune.pair.apply import new_values
 from pairtune.pair.delta import Delta
 from pairtune.pair.delta_io import load_delta, save_delta
 from pairtune.pair.installed import DELTA_FILE, SwappedParameters, plain_parameters
@@ -66,6 +68,17 @@ class InstalledDense(SwappedParameters):
     def write(self, folder: Path) -> list[str]:
         save_delta(self.delta(), folder / DELTA_FILE)
         return [DELTA_FILE]
+
+    def begin_at(self, delta: Delta) -> None:
+        """Take the values that a delta of weights makes. `InputError` for one that is no change of these tensors."""
+        if strange := [name for name in delta if self.base.names.memory(name) is None]:
+            raise InputError(f"start: {strange[0]} is no tensor of the base, so that it cannot be tuned as one")
+        values = new_values(self.base, delta, {name: p.detach() for name, p in self.variants.items()})
+        with torch.no_grad():
+            for name, value in values.items():
+                if value.shape != self.variants[name].shape:
+                    raise InputError(f"start: {name} has added rows, which full tuning cannot go on with; take lora")
+                self.variants[name].copy_(value)
 
     def read(self, folder: Path) -> None:
         """Copy in what `write` left. Raises `DeltaMismatch` where it does not fit."""

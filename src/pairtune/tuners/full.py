@@ -40,6 +40,11 @@ class Full(Tuner):
     def extract(self, installed: Installed) -> Delta:
         return installed.delta()  # type: ignore[attr-defined]
 
+    def start(self, base: Base, pair_model: nn.Module, delta: Delta) -> Installed:
+        installed = self.install(base, pair_model)
+        installed.begin_at(delta)  # type: ignore[attr-defined]
+        return installed
+
     def restore(self, base: Base, pair_model: nn.Module, folder: Path) -> Installed:
         installed = self.install(base, pair_model)
         installed.read(folder)  # type: ignore[attr-defined]
