@@ -69,11 +69,8 @@ def expected(name, base, models, **s):
             factors = [1 - s["t"], s["t"]] if abs(cosine) > 0.9995 else [f / math.sin(angle) for f in factors]
             found[key] = (factors[0] * a + factors[1] * b).view(origin.shape)
         elif name == "model-stock":
-            flat = vectors.flatten(1)
-            pairs = [
-                flat[i] @ flat[j] / flat[i].norm() / flat[j].norm() for i, j in itertools.combinations(range(3), 2)
-            ]
-            cosine = sum(pairs) / 3
+            unit = [vector.flatten() / vector.norm() for vector in vectors]
+            cosine = sum(one @ other for one, other in itertools.combinations(unit, 2)) / 3
             t = 3 * cosine / (1 + 2 * cosine)
             found[key] = t * values.mean(0) + (1 - t) * origin
     return found

@@ -41,8 +41,11 @@ def vocabulary_rows(config: Mapping[str, Any]) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def check_same_family(models: Sequence[Source], home: Source) -> None:
-    """Refuse models of another architecture than `home`, with a table of all that differs. Raises `BaseMismatch`."""
+def check_same_family(models: Sequence[Source], home: Source, but: str = "") -> None:
+    """Refuse models of another architecture than `home`, with a table of all that differs. Raises `BaseMismatch`.
+
+    `but` is a field of the configuration that may differ.
+    """
     expected = config_of(home)
     rows = []
     for model in models:
@@ -51,7 +54,7 @@ def check_same_family(models: Sequence[Source], home: Source) -> None:
             rows += [
                 (name, home.label, _shown(expected.get(name)), model.label, _shown(found.get(name)))
                 for name in _FIELDS
-                if found.get(name) != expected.get(name)
+                if name != but and found.get(name) != expected.get(name)
             ]
     if rows:
         raise BaseMismatch("these models are not of one base:\n" + table(rows))

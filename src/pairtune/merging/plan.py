@@ -15,11 +15,10 @@ from pairtune.pair.tensor_names import natural
 
 
 class Rule(NamedTuple):
-    """How one tensor is made: by which method, of which models (by their places; None: all), with a weight for each."""
+    """How one tensor is made: by which method, with which weight for each model."""
 
     method: Merge
     weights: tuple[float, ...]
-    models: tuple[int, ...] | None = None
 
 
 class Place(NamedTuple):
@@ -81,28 +80,43 @@ def plan(
     """
     home = base or models[0]
     names = sorted(frozenset().union(*(model.names for model in models), home.names), key=natural)
-    return [_step(name, models, base, rule(name), name in growth, dtype) for name in names]
+    return [
+        make_step(
+            name,
+            [Place(model, name) for model in models],
+            None if base is None else Place(base, name),
+            rule(name),
+            name in growth,
+            dtype,
+        )
+        for name in names
+    ]
 
 
-def _step(
-    name: str, models: Sequence[Source], base: Source | None, rule: Rule, may_grow: bool, dtype: torch.dtype | None
+def make_step(
+    name: str,
+    places: Sequence[Place],
+    base: Place | None,
+    rule: Rule,
+    may_grow: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Step:
-    having = [model for model in models if name in model.names]
-    origin = Place(base, name) if base is not None and name in base.names else None
-    new = origin is None and all(model.is_new(name) for model in having)
-    if new and len(having) < len(models):
+    """The step for one tensor; arguments and errors as in `plan`, the tensor's names in the sources may differ."""
+    having = [place for place in places if place.name in place.source.names]
+    origin = base if base is not None and base.name in base.source.names else None
+    new = origin is None and all(place.source.is_new(place.name) for place in having)
+    if new and len(having) < len(places):
         if len(having) > 1:
-            raise DeltaMismatch(f"{name}: this tensor of the deltas alone is in {len(having)} of {len(models)} models")
-        return _copy(name, Place(having[0], name), dtype)
-    if len(having) < len(models):
-        lacking = next(model.label for model in models if name not in model.names)
-        raise DeltaMismatch(f"{lacking}: has no tensor {name}")
+            raise DeltaMismatch(f"{name}: this tensor of the deltas alone is in {len(having)} of {len(places)} models")
+        return _copy(name, having[0], dtype)
+    if len(having) < len(places):
+        lacking = next(place for place in places if place.name not in place.source.names)
+        raise DeltaMismatch(f"{lacking.source.label}: has no tensor {lacking.name}")
     if origin is None and base is not None and not new:
-        raise DeltaMismatch(f"{base.label}: has no tensor {name}")
-    chosen = models if rule.models is None else [models[i] for i in rule.models]
-    inputs = tuple(Place(model, name) for model in chosen)
-    home = origin or Place(models[0], name)
-    stored = home.source.dtype(name)
+        raise DeltaMismatch(f"{base.source.label}: has no tensor {base.name}")
+    inputs = tuple(places)
+    home = origin or inputs[0]
+    stored = home.source.dtype(home.name)
     if not stored.is_floating_point:
         _check_equal(name, inputs, home)
         return _copy(name, home, None)
@@ -111,7 +125,7 @@ def _step(
     elif origin is not None and rule.method.keeps(rule.weights) and all(_unchanged(place, origin) for place in inputs):
         return _copy(name, origin, dtype)
     alone = rule.method.alone(rule.weights)
-    if alone is not None and inputs[alone].source.stored(name) is not None:
+    if alone is not None and inputs[alone].source.stored(inputs[alone].name) is not None:
         return _copy(name, inputs[alone], dtype or stored)
     shape, edges = _shape(name, [*inputs, home], may_grow)
     return Step(name, shape, dtype or stored, rule, inputs, origin, edges=edges)

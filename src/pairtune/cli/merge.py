@@ -1,0 +1,105 @@
+"""combine models and deltas without training"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pairtune.cli import dotted, frame
+from pairtune.errors import InputError
+
+
+def merge(
+    ctx: typer.Context,
+    file: Annotated[
+        Path | None, typer.Argument(help="A recipe, or a mergekit configuration; flags lie over it.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="PATH or PATH:WEIGHT; repeat it for each model.")] = None,
+    method: Annotated[str | None, typer.Option(help="How they are combined; by default linear.")] = None,
+    base: Annotated[str | None, typer.Option(help="The common base; by default the one that the deltas name.")] = None,
+    out: Annotated[str | None, typer.Option(help="The folder to write.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Stored type of the result; by default that of the base.")] = None,
+    max_shard_size: Annotated[str | None, typer.Option(help="The most that one file takes; by default 5GB.")] = None,
+    allow_vocabulary_growth: Annotated[
+        bool, typer.Option("--allow-vocabulary-growth", help="Some models have added tokens; keep them.")
+    ] = False,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Do not load the result and compare its outputs.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Merge checkpoints, PEFT adapters and pairtune's deltas into a checkpoint that transformers loads.
+
+    Models are read and the result is written tensor by tensor, so that neither has to fit into memory. Settings of the
+    method are dotted flags: --method ties --method.density 0.3 (`pairtune methods merging` lists them). Stopped or
+    killed, the same command goes on where it was.
+    """
+    flags = _flags(ctx.args, model, method, file is not None)
+    plain = {"base": base, "out": out, "dtype": dtype, "max_shard_size": max_shard_size}
+    flags |= {name: value for name, value in plain.items() if value is not None}
+    flags |= ({"allow_vocabulary_growth": True} if allow_vocabulary_growth else {}) | (
+        {"check": False} if no_check else {}
+    )
+    if file is None:
+        if not model:
+            raise InputError("name the models, --model PATH or --model PATH:WEIGHT for each, or give a recipe file")
+        if out is None:
+            raise InputError("name the folder to write: --out FOLDER")
+    from pairtune.merging.recipe import Recipe, run_file
+
+    done = run_file(file, flags) if file is not None else Recipe.of(flags, "the command line").run()
+    frame.emit({"folder": str(done.folder), **done.card}, json, text=_text(done.folder, done.card))
+
+
+def _flags(words: list[str], models: list[str] | None, method: str | None, has_file: bool) -> dict[str, Any]:
+    """What models and method mean as the fields of a recipe; the settings' names are checked here."""
+    settings = dotted.read(words, {"method": method if method or has_file else "linear"}).get("method", {})
+    found: dict[str, Any] = {}
+    if models:
+        found["models"] = [dict(zip(("model", "weight"), _parted(one), strict=False)) for one in models]
+    if method or settings:
+        if method is None and has_file:
+            raise InputError(f"--method.{next(iter(settings))}: name the method too, --method NAME")
+        found["method"] = {"name": method or "linear", **settings}
+    return found
+
+
+def _parted(text: str) -> tuple[str] | tuple[str, float]:
+    """`PATH:0.5` as path and weight; what has no number after its last colon is a path."""
+    path, _, tail = text.rpartition(":")
+    try:
+        return (path, float(tail)) if path else (text,)
+    except ValueError:
+        return (text,)
+
+
+def _text(folder: Path, card: dict[str, Any]) -> str:
+    rows = [("merged", str(folder)), ("method", card["method"])]
+    rows += [(f"  {name}", value) for name, value in card["settings"].items()]
+    for parent in card["models"]:
+        weight = "" if parent["weight"] is None else f", weight {parent['weight']:g}"
+        rows.append(("  model", f"{parent['source']}{weight}"))
+    if card["base"]:
+        rows.append(("  base", card["base"]["source"]))
+    size, memory = card["bytes"], card["memory"]["measured"]
+    moved = f"{size['read'] / 1e6:,.1f} MB read, {size['written'] / 1e6:,.1f} MB written, {card['seconds']:.1f} s"
+    rows.append(("tensors", f"{card['tensors']}: {moved}"))
+    if card["continued"]:
+        rows.append(("continued", f"{card['continued']} of them were there from an interrupted merge"))
+    if memory is not None:
+        rows.append(("memory", f"{memory / 1e6:,.0f} MB at most beside the program's own"))
+    check = card["check"]
+    if check is None:
+        rows.append(("check", "left out, as asked"))
+    elif "skipped" in check:
+        rows.append(("check", f"skipped: {check['skipped']}"))
+    else:
+        rows.append(
+            (
+                "check",
+                f"outputs on {check['prompts']} prompts within {check['largest_difference']:.2g} of the definition",
+            )
+        )
+    return frame.columns(rows)

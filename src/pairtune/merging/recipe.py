@@ -1,0 +1,96 @@
+"""A merge as a file: base, models, weights, method; or one of mergekit's, told apart by its field `merge_method`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from pairtune import yaml12
+from pairtune.errors import ConfigError, InputError
+from pairtune.merging.run import Merged, merge
+from pairtune.method import problems_of
+
+
+class Model(pydantic.BaseModel):
+    """One model of a recipe."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    model: str
+    weight: float | None = None
+
+
+class Method(pydantic.BaseModel):
+    """A method by its name; the other entries are its settings, which it checks itself."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+    name: str
+
+
+class Recipe(pydantic.BaseModel):
+    """Everything that a merge is made of. Flags have the same names and lie over the file."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    models: list[Model]
+    out: str
+    method: Method = Method(name="linear")
+    base: str | None = None
+    dtype: str | None = None
+    max_shard_size: str | int = "5GB"
+    allow_vocabulary_growth: bool = False
+    check: bool = True
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str) -> Recipe:
+        """Check a mapping; a method may be a name alone, a model a path alone. Raises `ConfigError` with all faults."""
+        values = dict(values)
+        if isinstance(values.get("method"), str):
+            values["method"] = {"name": values["method"]}
+        if isinstance(values.get("models"), list):
+            values["models"] = [{"model": one} if isinstance(one, str) else one for one in values["models"]]
+        try:
+            found = cls.model_validate(values)
+        except pydantic.ValidationError as error:
+            raise ConfigError(problems_of(error, model=cls), where=where) from None
+        if not found.models:
+            raise ConfigError(["models: expected at least one"], where=where)
+        lacking = [one.model for one in found.models if one.weight is None]
+        if 0 < len(lacking) < len(found.models):
+            raise ConfigError([f"models: give every model a weight, or none ({lacking[0]} has none)"], where=where)
+        return found
+
+    def run(self, threads: int | None = None) -> Merged:
+        """Merge as the recipe says."""
+        weights = [one.weight for one in self.models if one.weight is not None]
+        return merge(
+            [one.model for one in self.models],
+            self.out,
+            self.method.name,
+            self.method.model_extra,
+            weights=weights or None,
+            base=self.base,
+            dtype=self.dtype,
+            max_shard_size=self.max_shard_size,
+            allow_vocabulary_growth=self.allow_vocabulary_growth,
+            check=self.check,
+            threads=threads,
+        )
+
+
+def run_file(path: Path, flags: Mapping[str, Any]) -> Merged:
+    """Run a recipe, or a mergekit configuration, with flags over it.
+
+    A recipe's paths are taken as the command line's: from the working directory. Raises `ConfigError` naming the field.
+    """
+    values = yaml12.load(path)
+    if not isinstance(values, dict):
+        raise InputError(
+            f"{path}: expected the fields of a recipe (models, method, ...), found {type(values).__name__}"
+        )
+    if "merge_method" in values:
+        from pairtune.merging.mergekit import run_config
+
+        return run_config(values, str(path), flags)
+    return Recipe.of({**values, **flags}, str(path)).run()
