@@ -32,6 +32,7 @@ def test_the_logits_are_those_of_the_equation(tiny_llama):
     base, installed = install(tiny_llama)
     with torch.no_grad():
         found = installed.model.eval()(**BATCH).logits
+        installed.off()
         plain = base.model(**BATCH, output_hidden_states=True)
     p = {name: value.detach().double() for name, value in installed.model.side.named_parameters()}
     hidden = [h.double() for h in plain.hidden_states[:-1]]  # the last one is already normed
@@ -67,13 +68,15 @@ def test_no_graph_is_kept_for_the_base(model, request):
     assert all(p.grad is not None and bool(p.grad.any()) for _, p in installed.trainable())
 
 
-def test_outside_its_own_forward_the_base_is_the_base(tiny_llama):
+def test_off_the_base_is_the_base(tiny_llama):
     base, installed = install(tiny_llama)
     alone = Base.load(tiny_llama)
     with torch.no_grad():
-        assert torch.equal(base.model(**BATCH).logits, alone.model(**BATCH).logits)
         assert not torch.equal(installed.model(**BATCH).logits, alone.model(**BATCH).logits)
+        installed.off()
         assert torch.equal(base.model(**BATCH).logits, alone.model(**BATCH).logits)
+        installed.on()
+        assert not torch.equal(installed.model(**BATCH).logits, alone.model(**BATCH).logits)
 
 
 def test_it_stands_on_an_adapter(tiny_llama):

@@ -57,7 +57,6 @@ class Ladder(Tuner):
         return install_ladder(base, pair_model, self.settings.reduction, self.settings.dropout)
 
     def extract(self, installed: Installed) -> Delta:
-        from pairtune.pair.delta import Delta
-        from pairtune.pair.parts import Module
+        from pairtune.tuners.beside import delta_of
 
-        return Delta({name: Module(value) for name, value in installed.state().items()})
+        return delta_of(installed)

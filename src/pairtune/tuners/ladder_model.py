@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pairtune.pair.installed import Installed, SwappedParameters
+from pairtune.tuners.beside import Beside, InstalledBeside
 from pairtune.tuners.dense import InstalledDense
 
 if TYPE_CHECKING:
@@ -61,35 +60,26 @@ class _SideBlock(nn.Module):
         return x + self.dropout(self.down(F.gelu(self.up(self.norm(x)))))
 
 
-class LadderModel(nn.Module):
+class LadderModel(Beside):
     """The base, its blocks tapped while it runs; the last one's output is changed."""
 
+    side: SideNetwork
+
     def __init__(self, base: Base, call: nn.Module, side: SideNetwork):
-        super().__init__()
-        self.base_model, self.side = call, side
-        self.config = base.model.config
+        super().__init__(base, call, side)
         self._climb: Tensor | None = None
         blocks = [block for _, block in base.blocks]
-        self._active = False
         blocks[0].register_forward_pre_hook(self._enter, with_kwargs=True)
         for i, block in enumerate(blocks, start=1):
             block.register_forward_hook(self._rung(i, last=i == len(blocks)))
 
-    def forward(self, **inputs: Any) -> Any:
-        """The base's own output, with the side network's contribution."""
-        self._active = True
-        try:
-            return self.base_model(**inputs)
-        finally:
-            self._active, self._climb = False, None
-
     def _enter(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if self._active:
+        if self.active:
             self._climb = self.side.start(args[0] if args else kwargs["hidden_states"])
 
     def _rung(self, i: int, last: bool):
         def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            if not self._active:
+            if not self.active:
                 return None
             hidden = output[0] if isinstance(output, tuple) else output
             assert self._climb is not None
@@ -97,41 +87,17 @@ class LadderModel(nn.Module):
             if not last:
                 return None
             changed = hidden + self.side.finish(self._climb).to(hidden.dtype)
+            self._climb = None
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
         return hook
 
 
-class InstalledLadder(Installed):
-    """A ladder on a base. It works only inside its own forward, so that off needs nothing but the head's exchange."""
-
-    def __init__(self, model: LadderModel, provides: Iterable[str], head: SwappedParameters | None):
-        super().__init__(model, provides)
-        self._head = head
-        side = [(f"side.{name}", parameter) for name, parameter in model.side.named_parameters()]
-        self._trainable = [*side, *(head.trainable() if head else [])]
-
-    def trainable(self) -> list[tuple[str, nn.Parameter]]:
-        return list(self._trainable)
-
-    def on(self) -> None:
-        if self._head:
-            self._head.on()
-
-    def off(self) -> None:
-        if self._head:
-            self._head.off()
-
-    def first_changed(self) -> int:
-        # The last block's output is the first to differ, but the rungs need every block's own: none may be skipped.
-        return 0
-
-
-def install_ladder(base: Base, call: nn.Module, reduction: int, dropout: float) -> InstalledLadder:
+def install_ladder(base: Base, call: nn.Module, reduction: int, dropout: float) -> InstalledBeside:
     """Make the side network for a base and tap the blocks; a new head trains beside it."""
     call.requires_grad_(False)
     head = InstalledDense(base, sorted(base.new_names), (), call) if base.new_names else None
     narrow = max(base.hidden_size // reduction, 1)
     side = SideNetwork(len(base.blocks), base.hidden_size, narrow, dropout).to(base.device)
     view = "labels" if base.family == "encoder" else "tokens"
-    return InstalledLadder(LadderModel(base, call, side).eval(), {view, "identity_at_start"}, head)
+    return InstalledBeside(LadderModel(base, call, side).eval(), {view, "identity_at_start"}, head)

@@ -1,0 +1,93 @@
+"""A module that works beside a frozen base, tapping its blocks by hooks while the variant runs, and its switch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from pairtune.pair.installed import Installed, check_state
+
+if TYPE_CHECKING:
+    from pairtune.pair.base import Base
+    from pairtune.pair.delta import Delta
+    from pairtune.tuners.dense import InstalledDense
+
+
+class Beside(nn.Module):
+    """The base with something beside it, which hooks on the base's modules bring in while it is active.
+
+    Args:
+        base: the base. call: the module to call for the stack below. side: what trains beside it.
+
+    Attributes:
+        active: whether the hooks do anything. It outlasts a forward: checkpointed blocks run again in the backward.
+    """
+
+    def __init__(self, base: Base, call: nn.Module, side: nn.Module):
+        super().__init__()
+        self.base_model = call
+        self.side = side
+        self.config = base.model.config
+        self.active = True
+
+    def forward(self, **inputs: Any) -> Any:
+        """The base's own output, changed by what is beside it."""
+        return self.base_model(**inputs)
+
+
+class InstalledBeside(Installed):
+    """What stands beside a base, and the base's own parameters that train with it (a new head, norms).
+
+    Running statistics of the side belong to its state.
+    """
+
+    model: Beside
+
+    def __init__(self, model: Beside, provides: Iterable[str], dense: InstalledDense | None):
+        super().__init__(model, provides)
+        self._dense = dense
+        side = [(f"side.{name}", parameter) for name, parameter in model.side.named_parameters()]
+        self._trainable = [*side, *(dense.trainable() if dense else [])]
+        self._buffers = {
+            f"side.{name}": buffer for name, buffer in model.side.named_buffers() if buffer.is_floating_point()
+        }
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self._trainable)
+
+    def state(self) -> dict[str, Tensor]:
+        return super().state() | {name: buffer.detach() for name, buffer in self._buffers.items()}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        check_state({**dict(self.trainable()), **self._buffers}, tensors)
+        super().load_state({name: tensor for name, tensor in tensors.items() if name not in self._buffers})
+        for name, buffer in self._buffers.items():
+            buffer.copy_(tensors[name])
+
+    def frozen_modules(self) -> list[nn.Module]:
+        # Norms and a head that train are parameters of the base too; its dropout stays off all the same.
+        return [self.model.base_model]
+
+    def on(self) -> None:
+        self.model.active = True
+        if self._dense:
+            self._dense.on()
+
+    def off(self) -> None:
+        self.model.active = False
+        if self._dense:
+            self._dense.off()
+
+    def first_changed(self) -> int:
+        # Hooks may read any block: none may be skipped.
+        return 0
+
+
+def delta_of(installed: Installed) -> Delta:
+    """The delta of a side module: its tensors stand alone, also the base's parameters that train with it."""
+    from pairtune.pair.delta import Delta
+    from pairtune.pair.parts import Module
+
+    return Delta({name: Module(value.clone()) for name, value in installed.state().items()})
