@@ -1,5 +1,6 @@
 """Moving a delta to another version of its base: exact where that can be, refused where there is no such version."""
 
+import json
 import logging
 import shutil
 
@@ -12,6 +13,7 @@ from tests.merging.bases import changed, nudged, stored, task, tuned
 from pairtune.errors import BaseMismatch, InputError
 from pairtune.merging.moving import moved
 from pairtune.merging.rebase import rebase
+from pairtune.merging.rebase_merged import rebase_merged
 from pairtune.pair.export import export_merged
 from pairtune.pair.pair import Pair
 
@@ -178,6 +180,43 @@ def test_a_stack_moves_delta_by_delta(bases, data, tmp_path):
     name = "model.layers.0.mlp.up_proj.weight"
     moved_full = pair.layers[0].delta()[name].value
     assert torch.equal(moved_full, expected(full[name].value, old[name], new[name]))
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_the_streamed_checkpoint_is_the_same_sum(pairs, bases, tmp_path, name):
+    card = rebase_merged(pairs[name], bases[1], tmp_path / "merged").card
+    assert card["onto"] == str(bases[1]) and "largest_difference" in card["check"]
+    pair, found = rebase(pairs[name], bases[1]), stored(tmp_path / "merged")
+    assert found.keys() == stored(bases[1]).keys()
+    for tensor, value in values(pair).items():
+        if name == "full":
+            assert torch.equal(found[tensor], value), tensor
+    for tensor, part in pair.delta.items():
+        exact = stored(bases[1])[tensor].double() + part.difference(stored(bases[1])[tensor], torch.float64)
+        assert torch.allclose(found[tensor].double(), exact, atol=1e-7), tensor
+    rebase_merged(pairs[name], bases[0], tmp_path / "same")
+    export_merged(Pair.load(pairs[name]), tmp_path / "exported")
+    same, exported = stored(tmp_path / "same"), stored(tmp_path / "exported")
+    assert all(torch.allclose(same[key], exported[key], atol=0 if name == "full" else 1e-7) for key in same)
+
+
+def test_a_streamed_checkpoint_grows_and_speaks_as_the_fine_tune(bases, tmp_path):
+    old, new = bases
+    tune, rows = nudged(old, tmp_path / "tune", seed=3), torch.full((2, 16), 0.5)
+    weights, name = stored(tune), "model.embed_tokens.weight"
+    weights[name] = torch.cat([weights[name], rows])
+    save_file(weights, tune / "model.safetensors", {"format": "pt"})
+    changed(changed(tune, vocab_size=len(weights[name])), "generation_config.json", temperature=0.25)
+    new = changed(nudged(new, tmp_path / "new", seed=5), rope_theta=5e5, rope_parameters=None)
+    rebase_merged(tune, new, tmp_path / "merged", base=old)
+    found, count = stored(tmp_path / "merged"), len(stored(old)[name])
+    assert torch.equal(found[name][count:], rows)
+    assert torch.equal(found[name][:count], expected(weights[name][:count], stored(old)[name], stored(new)[name]))
+    assert "0.25" in (tmp_path / "merged" / "generation_config.json").read_text()
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert config["vocab_size"] == count + 2 and config["rope_theta"] == 5e5
+    with pytest.raises(InputError, match="--base"):
+        rebase_merged(tune, new, tmp_path / "no")
 
 
 def test_what_is_no_version_of_the_base_is_refused(pairs, bases, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,11 +15,10 @@ def rebase(
     pair: Annotated[str, typer.Argument(help="A pair's folder, a PEFT folder, or a fine-tuned checkpoint.")],
     onto: Annotated[str, typer.Option(help="The new base: hub id, local folder or zoo:<name>.")],
     out: Annotated[Path | None, typer.Option(help="The folder of the new pair; without it nothing is kept.")] = None,
+    to: Annotated[Literal["pair", "merged"], typer.Option(help="A pair, or a full checkpoint.")] = "pair",
     base: Annotated[str | None, typer.Option(help="The old base, where the pair does not name it.")] = None,
     data: Annotated[str | None, typer.Option(help="A task to try it on: folder, file, hub id, or YAML.")] = None,
-    tuned: Annotated[
-        str | None, typer.Option(help="A pair tuned on the new base, to compare with.")
-    ] = None,
+    tuned: Annotated[str | None, typer.Option(help="A pair tuned on the new base, to compare with.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="The task's text column(s), where the guess is wrong.")] = None,
     label: Annotated[str | None, typer.Option(help="The task's label column, where the guess is wrong.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Score every row instead of a sample.")] = False,
@@ -29,13 +28,17 @@ def rebase(
 
     Both bases must be of one architecture, size and vocabulary. The new base's configuration and buffers stay; the
     fine-tune's tokenizer, chat template and generation configuration are taken. Adapters, sparse and low-rank deltas
-    stay what they are; heads and side networks are taken over unchanged.
+    stay what they are; heads and side networks are taken over unchanged. --to merged writes base and delta as one
+    checkpoint, streaming from disk to disk.
 
     --data tells beforehand what to expect: the task's loss along the line between the two bases, and on the new base
     with 0 to 1.2 times the delta. --tuned adds what can only be known afterwards. `pairtune tune --start OUT` tunes the
     moved delta on; from version to version, that is iterative recycling.
     """
     _check(out, data, tuned, text, label, everything)
+    if to == "merged" and data is None and out is not None:
+        _merged(pair, onto, out, base, json)
+        return
     from pairtune.merging.rebase import rebase as move
 
     moved = move(pair, onto, base=base)
@@ -45,7 +48,11 @@ def rebase(
         if not json:
             frame.emit(None, False, text=found)
     kept: dict[str, Any] = {} if out is None else {"out": str(out)}
-    if out is not None:
+    if out is not None and to == "merged":
+        from pairtune.merging.rebase_merged import rebase_merged
+
+        rebase_merged(pair, onto, out, base=base)
+    elif out is not None:
         moved.save(out)
     assert moved.card is not None
     report = kept | {"onto": onto, "parents": moved.card.parents, "notes": moved.card.notes}
@@ -56,6 +63,15 @@ def rebase(
         rows = [("pair", str(out) if out is not None else "not kept (no --out)"), ("delta", report["delta"])]
         rows += [("tokenizer", report["tokenizer"]), *(("note", note) for note in moved.card.notes)]
         frame.emit(None, False, text=("\n" if found is not None else "") + frame.columns(rows))
+
+
+def _merged(pair: str, onto: str, out: Path, base: str | None, json: bool) -> None:
+    """Stream the checkpoint, and say what was done."""
+    from pairtune.merging.rebase_merged import rebase_merged
+
+    card = rebase_merged(pair, onto, out, base=base).card
+    rows = [("checkpoint", str(out)), ("moved", pair), ("from", card["old_base"]), ("onto", onto)]
+    frame.emit({"out": str(out)} | card, json, text=frame.columns(rows))
 
 
 def _check(

@@ -32,7 +32,8 @@ _TOKENIZER = (
     "chat_template.jinja",
     "chat_template.json",
 )
-_OTHERS = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
+_OTHERS = ("preprocessor_config.json", "processor_config.json")
+_GENERATION = "generation_config.json"  # names special tokens, and so goes with the tokenizer
 
 
 def write_beside(
@@ -47,7 +48,8 @@ def write_beside(
         if dtype is not None:
             config["dtype" if "torch_dtype" not in config else "torch_dtype"] = str(dtype).removeprefix("torch.")
         write_json(folder / "config.json", config)
-    for source, names in ((home, _OTHERS), (owner, _TOKENIZER)):
+    speaks = owner if owner.folder is not None and (owner.folder / _GENERATION).is_file() else home
+    for source, names in ((home, _OTHERS), (owner, _TOKENIZER), (speaks, (_GENERATION,))):
         for name in names:
             if source.folder is not None and safe_join(source.folder, name).is_file():
                 with open_regular(source.folder / name) as read, open(folder / name, "wb") as write:

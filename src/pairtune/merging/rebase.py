@@ -166,7 +166,7 @@ def _bare(target: Base, folder: Path, old: Base | None, made_on: str, same_words
         raise InputError(f"the fine-tune reads with the tokenizer of {made_on}, which is not to be found; name --base")
     else:
         tokenizer = old.tokenizer if old is not None else target.tokenizer
-    check_tokenizers(tokenizer, target)
+    check_tokenizers(tokenizer, target.tokenizer, target.source)
     before = "" if old is None else f" ({old.fingerprint.weights[:12]})"
     note = f"moved from {made_on}{before} onto {target.source} ({target.fingerprint.weights[:12]}) with rebase --onto"
     pair = Pair(target, tokenizer=tokenizer, card=Card(base=BaseRecord.of(target), stack=[], notes=[note]))

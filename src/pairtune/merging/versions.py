@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pairtune.errors import BaseMismatch
 from pairtune.pair import hub
 from pairtune.pair.base import Base, folder_of
 from pairtune.pair.checkpoint import Checkpoint, tokenizer_digest
 from pairtune.pair.names import Names
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 log = logging.getLogger("pairtune")
 # Settings that change what a tensor of the same shape means; all others may differ, and the new base's are kept.
@@ -28,7 +25,8 @@ def as_version(new: Base, source: str, revision: str | None = None) -> Base:
     its configuration is of another architecture, `InputError` where it cannot be found.
     """
     folder = folder_of(source, revision)
-    _check_architecture(hub.load_config(folder), new, source)
+    configs = (hub.load_config(folder), new.model.config)
+    check_settings(*(one.get_text_config().to_dict() for one in configs), source, new.source)
     checkpoint = Checkpoint(folder)
     return replace(
         new,
@@ -76,24 +74,28 @@ def check_shapes(old: str, expected: Mapping[str, tuple[int, ...]], new: Base) -
         )
 
 
-def check_tokenizers(mine: Any, new: Base) -> None:
-    """Refuse a new base whose ordinary tokens have other ids than the fine-tune's; the log names special ones."""
-    theirs = {i: token for token, i in new.tokenizer.get_vocab().items()}
+def check_tokenizers(mine: Any, new: Any, name: str) -> None:
+    """Refuse a new base whose ordinary tokens have other ids than the fine-tune's; the log names special ones.
+
+    Args:
+        mine: the fine-tune's tokenizer. new: that of the new base, whose `name` stands in messages.
+    """
+    theirs = {i: token for token, i in new.get_vocab().items()}
     own = {i: token for token, i in mine.get_vocab().items()}
-    special = _special(mine) | _special(new.tokenizer)
+    special = _special(mine) | _special(new)
     other = [i for i in sorted(theirs) if own.get(i) != theirs[i]]
     ordinary = [i for i in other if i not in special]
     if ordinary:
         first = ordinary[0]
         raise BaseMismatch(
-            f"token ids mean other things in {new.source}: id {first} is {own.get(first)!r} for the fine-tune and "
+            f"token ids mean other things in {name}: id {first} is {own.get(first)!r} for the fine-tune and "
             f"{theirs[first]!r} there ({len(ordinary)} such ids)"
         )
     if other:
         listed = ", ".join(f"{own.get(i)!r} for {theirs[i]!r}" for i in other[:5])
-        log.warning("special tokens differ from those of %s; the fine-tune's are taken: %s", new.source, listed)
-    elif len(own) == len(theirs) and tokenizer_digest(mine) != tokenizer_digest(new.tokenizer):
-        log.warning("%s cuts texts into tokens in another way than the fine-tune, whose way is taken", new.source)
+        log.warning("special tokens differ from those of %s; the fine-tune's are taken: %s", name, listed)
+    elif len(own) == len(theirs) and tokenizer_digest(mine) != tokenizer_digest(new):
+        log.warning("%s cuts texts into tokens in another way than the fine-tune, whose way is taken", name)
 
 
 def _special(tokenizer: Any) -> set[int]:
@@ -101,17 +103,16 @@ def _special(tokenizer: Any) -> set[int]:
     return added | set(tokenizer.all_special_ids)
 
 
-def _check_architecture(old: PretrainedConfig, new: Base, source: str) -> None:
-    config = new.model.config
-    if old.model_type != config.model_type:
+def check_settings(old: Mapping[str, Any], new: Mapping[str, Any], old_name: str, new_name: str) -> None:
+    """Refuse configurations of which one gives the same tensors another meaning than the other; the rest may differ."""
+    if old.get("model_type") != new.get("model_type"):
         raise BaseMismatch(
-            f"{new.source} is a {config.model_type}, {source} a {old.model_type}; a delta moves within one"
+            f"{new_name} is a {new.get('model_type')}, {old_name} a {old.get('model_type')}; a delta moves within one"
         )
-    before, after = old.get_text_config().to_dict(), config.get_text_config().to_dict()
     for name in _MEANING:
-        if before.get(name) != after.get(name):
+        if name in old and name in new and old[name] != new[name]:
             raise BaseMismatch(
-                f"{new.source} is no version of {source}: {name} is {after.get(name)} there and {before.get(name)} here"
+                f"{new_name} is no version of {old_name}: {name} is {new[name]} there and {old[name]} here"
             )
-    if (before.get("tie_word_embeddings"), after.get("tie_word_embeddings")) == (True, False):
-        raise BaseMismatch(f"{new.source} has an output head of its own, {source} shares it with the embedding")
+    if old.get("tie_word_embeddings") and new.get("tie_word_embeddings") is False:
+        raise BaseMismatch(f"{new_name} has an output head of its own, {old_name} shares it with the embedding")
