@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pairtune.cli import frame
 from pairtune.cli._pairs import base_of, check_place, named, write_page
-
-if TYPE_CHECKING:
-    from pairtune.pair.pair import Pair
 
 
 def diff(
@@ -44,10 +41,10 @@ def diff(
     from pairtune.analysis import forgetting
     from pairtune.analysis.diff import diff as compare
     from pairtune.cli.eval import task_of
-    from pairtune.pair.pair import Pair
+    from pairtune.pair.twin import load_pairs
 
     forgetting.general_task(general)  # before anything large is loaded
-    loaded: dict[str, Pair] = {name: Pair.load(source, root) for name, source in names.items()}
+    loaded = load_pairs(names, root)
     task = None if data is None else task_of(data, text, label, next(iter(loaded.values())))
     found = compare(loaded, task, general=general, everything=everything)
     if html is not None:

@@ -30,14 +30,11 @@ def eval(
 ) -> None:
     """Evaluate base and variants over the same items; differences come with their 95 % intervals and the flips."""
     from pairtune.analysis.evaluate import evaluate
-    from pairtune.pair.pair import Pair
+    from pairtune.pair.twin import load_pairs
 
     if len(set(pairs)) < len(pairs):
         raise InputError("a pair is named twice")
-    loaded: dict[str, Pair] = {}
-    for name in pairs:
-        # The variants share one base in the report, not in memory: each switches its own.
-        loaded[name] = Pair.load(name, base)
+    loaded = load_pairs({name: name for name in pairs}, base)
     task = task_of(data, text, label, next(iter(loaded.values())))
     found = evaluate(loaded, task, split, generate=generate)
     frame.emit(found.to_dict() if json else None, json, text=found)

@@ -6,12 +6,11 @@ Third spam detector of "Your Finetuned Large Language Model is Already a Powerfu
     S(x) = Σ_t [ log p_other(x_t | x_<t) − log p_this(x_t | x_<t) ],   t = 2 … L        (sum)
     S(x) / (L − 1)                                                                       (token)
 
-The other pair must stand on the same base and tokenizer. It is loaded with base weights of its own.
+The other pair must stand on the same base and tokenizer; the base's weights are in memory once.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pairtune.pair.pair import Pair
-
-log = logging.getLogger("pairtune")
 
 
 class VariantRatio(Detector):
@@ -65,9 +62,9 @@ class VariantRatio(Detector):
     def _values(self, pair: Pair, batch: dict[str, Any]) -> tuple[str, Tensor]:
         if self._other is None:
             from pairtune.pair.pair import Pair
+            from pairtune.pair.twin import twin
 
-            log.info("variant-ratio: %s is loaded too, with base weights of its own", self.settings.other)
-            self.use(Pair.load(self.settings.other, device=str(pair.base.device)), pair)
+            self.use(Pair.load(self.settings.other, twin(pair.base)), pair)
         assert self._other is not None
         this, mask = evidence.side_log_probs(pair, batch, "question")
         other = torch.where(mask, log_probs(self._other, batch)[0], 0.0)

@@ -35,9 +35,11 @@ class Base:
     Attributes:
         family: "causal" and "seq2seq" have the tokens view; "encoder" has labels once a head is there.
         new_names: names in memory of a task head that the checkpoint does not hold (it belongs to the delta).
+        pristine: the model's modules as they were loaded, over the same weights; nothing is ever put into them.
     """
 
     model: PreTrainedModel
+    pristine: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     source: str
     revision: str | None
@@ -77,6 +79,8 @@ class Base:
         Raises `InputError` when there is no such model, `FormatError` when its files are damaged or a tensor is
         missing from them: nothing but a new head is ever initialised at random.
         """
+        from pairtune.pair.twin import skeleton
+
         name = str(source)
         folder = folder_of(name, revision)
         config = hub.load_config(folder)
@@ -111,6 +115,7 @@ class Base:
         model.eval().requires_grad_(False)
         base = cls(
             model=model,
+            pristine=skeleton(model),
             tokenizer=hub.load_tokenizer(folder),
             source=name,
             revision=revision,

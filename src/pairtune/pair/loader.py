@@ -26,6 +26,7 @@ from pairtune.pair.pair import Layer, Pair
 from pairtune.pair.staging import staged_folder
 
 log = logging.getLogger("pairtune")
+ADAPTER_FILE = "adapter_config.json"
 GENERATION_FILE = "generation_config.json"
 
 
@@ -51,14 +52,38 @@ def load_pair(
     """
     folder = hub.local_folder(str(source), None)
     if (folder / CARD_FILE).exists():
-        return _from_card(folder, base, onto, dtype, device)
-    if (folder / "adapter_config.json").exists():
-        return _from_adapter(folder, base, allow_partial, dtype, device)
+        verify(folder)
+    if not isinstance(base, Base):
+        base = Base.load(**base_wanted(folder, base), dtype=dtype, device=device)
+    if (folder / CARD_FILE).exists():
+        return _from_card(folder, base, onto)
+    if (folder / ADAPTER_FILE).exists():
+        return _from_adapter(folder, base, allow_partial)
+    return from_checkpoints(base, str(source))
+
+
+def base_wanted(folder: Path, base: str | None) -> dict[str, Any]:
+    """What `Base.load` has to be asked for to open the pair in a folder: the base, its head, its revision, its form.
+
+    Raises `InputError` where no base is named, here or there.
+    """
+    if (folder / CARD_FILE).exists():
+        card = Card.load(folder)
+        task = card.task or {}
+        revision = card.base.revision if base is None else None
+        head = {"task": task.get("kind"), "labels": task.get("labels")}
+        return {"source": base or card.base.source, "revision": revision, "quantize": card.base.quantize, **head}
+    if (folder / ADAPTER_FILE).exists():
+        config = read_json(folder / ADAPTER_FILE)
+        source = base or config.get("base_model_name_or_path")
+        if source is None:
+            raise InputError(f"{folder.name}: adapter_config.json names no base; give it with --base")
+        task, labels = head_of_adapter(folder, config)
+        return {"source": source, "task": task, "labels": labels}
     if base is None:
-        raise InputError(
-            f"{source}: neither {CARD_FILE} nor adapter_config.json is here; a full checkpoint needs --base"
-        )
-    return from_checkpoints(base, str(source), dtype=dtype, device=device)
+        raise InputError(f"{folder}: neither {CARD_FILE} nor {ADAPTER_FILE} is here; a full checkpoint needs --base")
+    task, labels = head_of_config(hub.load_config(folder))
+    return {"source": base, "task": task, "labels": labels}
 
 
 def from_checkpoints(
@@ -66,10 +91,8 @@ def from_checkpoints(
 ) -> Pair:
     """The pair of a base and a full fine-tuned checkpoint of it (also a merged model)."""
     folder = hub.local_folder(str(finetuned), None)
-    config = hub.load_config(folder)
     if not isinstance(base, Base):
-        task, labels = head_of_config(config)
-        base = Base.load(base, task=task, labels=labels, dtype=dtype, device=device)
+        base = Base.load(**base_wanted(folder, base), dtype=dtype, device=device)
     delta = difference_of(base, Checkpoint(folder))
     tokenizer = hub.load_tokenizer(folder)
     if len(tokenizer) < len(base.tokenizer) or not _extends(tokenizer, base.tokenizer):
@@ -78,20 +101,8 @@ def from_checkpoints(
     return Pair(base, [Layer(installed, lambda: delta, {"source": str(finetuned)})], tokenizer=tokenizer)
 
 
-def _from_card(folder: Path, base: Base | str | None, onto: bool, dtype: str | None, device: str | None) -> Pair:
-    verify(folder)
+def _from_card(folder: Path, base: Base, onto: bool) -> Pair:
     card = Card.load(folder)
-    task = card.task or {}
-    if not isinstance(base, Base):
-        base = Base.load(
-            base or card.base.source,
-            task=task.get("kind"),
-            labels=task.get("labels"),
-            dtype=dtype,
-            device=device,
-            revision=card.base.revision if base is None else None,
-            quantize=card.base.quantize,  # type: ignore[arg-type]
-        )
     _check_base(card, base, onto)
     pair = Pair(base, card=card)
     for record in card.stack:
@@ -116,25 +127,17 @@ def install_layer(pair: Pair, record: LayerRecord, folder: Path) -> Layer:
     return Layer(installed, lambda: tuner.extract(installed), record.model_dump())
 
 
-def _from_adapter(
-    folder: Path, base: Base | str | None, allow_partial: bool, dtype: str | None, device: str | None
-) -> Pair:
-    config = read_json(folder / "adapter_config.json")
-    source = base or config.get("base_model_name_or_path")
-    if source is None:
-        raise InputError(f"{folder.name}: adapter_config.json names no base; give it with --base")
-    if not isinstance(source, Base):
-        task, labels = head_of_adapter(folder, config)
-        source = Base.load(source, task=task, labels=labels, dtype=dtype, device=device)
+def _from_adapter(folder: Path, base: Base, allow_partial: bool) -> Pair:
+    config = read_json(folder / ADAPTER_FILE)
     log.warning(
         "%s is UNVERIFIED: PEFT records no fingerprint, so that nothing proves it was made on %s",
         folder.name,
-        source.source,
+        base.source,
     )
     kind = str(config.get("peft_type", "lora")).lower()
     tuner = registry.build("tuners", "peft", {"type": kind})
-    installed = tuner.restore(source, source.model, folder, allow_partial=allow_partial)
-    pair = Pair(source)
+    installed = tuner.restore(base, base.model, folder, allow_partial=allow_partial)
+    pair = Pair(base)
     record = {"tuner": {"name": f"peft:{kind}"}, "source": str(folder)}
     pair.push(Layer(installed, lambda: tuner.extract(installed), record))
     pair.model.eval()
