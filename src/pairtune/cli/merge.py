@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +20,11 @@ def merge(
     method: Annotated[str | None, typer.Option(help="How they are combined; by default linear.")] = None,
     base: Annotated[str | None, typer.Option(help="The common base; by default the one that the deltas name.")] = None,
     out: Annotated[str | None, typer.Option(help="The folder to write.")] = None,
+    to: Annotated[
+        Literal["merged", "delta", "peft"] | None,
+        typer.Option(help="A checkpoint (the default), a pairtune delta, or a PEFT LoRA."),
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the LoRA; by default the inputs' factors together.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Stored type of the result; by default that of the base.")] = None,
     max_shard_size: Annotated[str | None, typer.Option(help="The most that one file takes; by default 5GB.")] = None,
     allow_vocabulary_growth: Annotated[
@@ -30,14 +35,14 @@ def merge(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Merge checkpoints, PEFT adapters and pairtune's deltas into a checkpoint that transformers loads.
+    """Merge checkpoints, PEFT adapters and pairtune's deltas, mixed freely, into one of any of these.
 
     Models are read and the result is written tensor by tensor, so that neither has to fit into memory. Settings of the
     method are dotted flags: --method ties --method.density 0.3 (`pairtune methods merging` lists them). Stopped or
     killed, the same command goes on where it was.
     """
     flags = _flags(ctx.args, model, method, file is not None)
-    plain = {"base": base, "out": out, "dtype": dtype, "max_shard_size": max_shard_size}
+    plain = {"base": base, "out": out, "to": to, "rank": rank, "dtype": dtype, "max_shard_size": max_shard_size}
     flags |= {name: value for name, value in plain.items() if value is not None}
     flags |= ({"allow_vocabulary_growth": True} if allow_vocabulary_growth else {}) | (
         {"check": False} if no_check else {}
@@ -83,23 +88,27 @@ def _text(folder: Path, card: dict[str, Any]) -> str:
         rows.append(("  model", f"{parent['source']}{weight}"))
     if card["base"]:
         rows.append(("  base", card["base"]["source"]))
-    size, memory = card["bytes"], card["memory"]["measured"]
-    moved = f"{size['read'] / 1e6:,.1f} MB read, {size['written'] / 1e6:,.1f} MB written, {card['seconds']:.1f} s"
-    rows.append(("tensors", f"{card['tensors']}: {moved}"))
-    if card["continued"]:
-        rows.append(("continued", f"{card['continued']} of them were there from an interrupted merge"))
-    if memory is not None:
-        rows.append(("memory", f"{memory / 1e6:,.0f} MB at most beside the program's own"))
+    if "layers" in card:
+        rows.append(("factors", f"of {card['tensors']} matrices"))
+    else:
+        size = card["bytes"]
+        moved = f"{size['read'] / 1e6:,.1f} MB read, {size['written'] / 1e6:,.1f} MB written, {card['seconds']:.1f} s"
+        rows.append(("tensors", f"{card['tensors']}: {moved}"))
+        if card["continued"]:
+            rows.append(("continued", f"{card['continued']} of them were there from an interrupted merge"))
+        if card["memory"]["measured"] is not None:
+            rows.append(("memory", f"{card['memory']['measured'] / 1e6:,.0f} MB at most beside the program's own"))
     check = card["check"]
     if check is None:
-        rows.append(("check", "left out, as asked"))
+        lossy = any(card.get("layers", {}).values())
+        rows.append(("check", "none: the rank cuts something off" if lossy else "left out, as asked"))
     elif "skipped" in check:
         rows.append(("check", f"skipped: {check['skipped']}"))
     else:
-        rows.append(
-            (
-                "check",
-                f"outputs on {check['prompts']} prompts within {check['largest_difference']:.2g} of the definition",
-            )
-        )
-    return frame.columns(rows)
+        near = f"{check['largest_difference']:.2g} of the definition (their spread is {check['spread']:.2g})"
+        rows.append(("check", f"outputs on {check['prompts']} prompts within {near}"))
+    text = frame.columns(rows)
+    if any(card.get("layers", {}).values()):
+        lost = [(layer, f"{error:.1%}") for layer, error in card["layers"].items()]
+        text += "\n\n" + frame.columns(lost, head=("layer", "lost, of the change's norm"))
+    return text

@@ -30,22 +30,51 @@ def check_outputs(job: Job, folder: Path) -> dict[str, Any]:
     the model does not fit into memory. Raises `PairtuneError` where the outputs differ by more than the rounding to the
     stored type explains.
     """
-    import transformers
-
-    needed = 2 * sum(4 * torch.Size(step.shape).numel() for step in job.steps)
-    if needed > 0.6 * psutil.virtual_memory().available:
-        return {"skipped": f"the model in float32 and its tensors need {needed / 1e9:.1f} GB of memory"}
+    if reason := _too_large(job):
+        return {"skipped": reason}
     if not (folder / "config.json").exists() or not (folder / "tokenizer_config.json").exists():
         return {"skipped": "there is no configuration and tokenizer, so that nothing can be asked"}
-    config = hub.load_config(folder)
-    name = next(iter(config.architectures or ()), None)
-    cls = transformers.AutoModel if name is None else getattr(transformers, name, None)
-    if cls is None:
-        return {"skipped": f"this transformers has no class {name}"}
-    tokenizer, family = hub.load_tokenizer(folder), family_of(config)
-    model, _ = hub.load_model(cls, folder, dtype=torch.float32)
-    model.eval()
+    model, tokenizer, family = _load(folder)
+    if model is None:
+        return {"skipped": "this transformers has no class for it"}
     found = _answers(model, tokenizer, family)
+    return _compared(job, model, tokenizer, family, found)
+
+
+def check_delta(job: Job, file: Path) -> dict[str, Any]:
+    """As `check_outputs`, for a delta's file on its base."""
+    from pairtune.pair.apply import install_delta
+    from pairtune.pair.base import Base
+    from pairtune.pair.delta_io import load_delta
+
+    if reason := _too_large(job) or _new_head(job):
+        return {"skipped": reason}
+    assert job.base is not None
+    base = Base.load(_source(job), dtype=torch.float32, device="cpu")
+    installed = install_delta(base, load_delta(file, base=base.stored))
+    found = _answers(base.model, base.tokenizer, base.family)
+    installed.off()
+    return _compared(job, base.model, base.tokenizer, base.family, found)
+
+
+def check_adapter(job: Job, folder: Path) -> dict[str, Any]:
+    """As `check_outputs`, for an adapter that PEFT itself loads onto the base."""
+    from peft import PeftModel
+
+    if reason := _too_large(job) or _new_head(job):
+        return {"skipped": reason}
+    assert job.base is not None and job.base.folder is not None
+    model, tokenizer, family = _load(job.base.folder)
+    if model is None:
+        return {"skipped": "this transformers has no class for it"}
+    wrapped = PeftModel.from_pretrained(model, str(folder)).eval()
+    found = _answers(wrapped, tokenizer, family)
+    model, _, _ = _load(job.base.folder)
+    return _compared(job, model, tokenizer, family, found)
+
+
+def _compared(job: Job, model: Any, tokenizer: Any, family: str, found: list[Tensor]) -> dict[str, Any]:
+    """Give `model` the definition's tensors and compare its answers with those found."""
     _put(model, job.steps)
     expected = _answers(model, tokenizer, family)
     difference = max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
@@ -57,6 +86,37 @@ def check_outputs(job: Job, folder: Path) -> dict[str, Any]:
             f"{spread:.3g}); nothing was kept"
         )
     return {"largest_difference": difference, "spread": spread, "prompts": len(PROMPTS)}
+
+
+def _too_large(job: Job) -> str | None:
+    needed = 2 * sum(4 * torch.Size(step.shape).numel() for step in job.steps)
+    if needed > 0.6 * psutil.virtual_memory().available:
+        return f"the model in float32 and its tensors need {needed / 1e9:.1f} GB of memory"
+    return None
+
+
+def _new_head(job: Job) -> str | None:
+    assert job.base is not None
+    new = any(step.name not in job.base.names for step in job.steps)
+    return "the deltas bring a new head, which the base cannot be asked with" if new else None
+
+
+def _source(job: Job) -> str:
+    assert job.base is not None
+    return job.base.label if job.base.label.startswith("zoo:") else str(job.base.folder)
+
+
+def _load(folder: Path) -> tuple[Any, Any, str]:
+    """The model in float32 (None where transformers lacks its class), the tokenizer, and the family."""
+    import transformers
+
+    config = hub.load_config(folder)
+    name = next(iter(config.architectures or ()), None)
+    cls = transformers.AutoModel if name is None else getattr(transformers, name, None)
+    if cls is None:
+        return None, None, ""
+    model, _ = hub.load_model(cls, folder, dtype=torch.float32)
+    return model.eval(), hub.load_tokenizer(folder), family_of(config)
 
 
 @torch.no_grad()

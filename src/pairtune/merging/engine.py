@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -56,12 +57,24 @@ def cost(steps: Sequence[Step], threads: int | None = None) -> Cost:
     return Cost(read, write, need * cores, cores)
 
 
+def figures(cost: Cost, measured: Measured, tensors: int) -> dict[str, Any]:
+    """What a card keeps of the cost, expected and measured."""
+    return {
+        "tensors": tensors,
+        "bytes": {"read": cost.read, "written": cost.write},
+        "memory": {"bound": cost.memory, "measured": measured.memory},
+        "seconds": round(measured.seconds, 3),
+        "continued": measured.continued,
+        "check": None,
+    }
+
+
 def run(steps: Sequence[Step], writer: Writer, threads: int) -> Measured:
     """Write every tensor that the writer does not have yet.
 
     With Ctrl-C the tensors in work are finished, and `KeyboardInterrupt` says how far it came.
     """
-    waiting = [step for step in steps if step.name not in writer.digests]
+    waiting = [step for step in steps if step.key not in writer.digests]
     continued = len(steps) - len(waiting)
     own = torch.get_num_threads()
     torch.set_num_threads(1)  # the tensors are worked on side by side; each by one thread
@@ -87,7 +100,7 @@ def run(steps: Sequence[Step], writer: Writer, threads: int) -> Measured:
 
 def _one(step: Step, writer: Writer, bar: _Bar) -> None:
     with torch.inference_mode():
-        writer.put(step.name, compute.pieces(step))
+        writer.put(step.key, compute.pieces(step))
     bar.advance(nbytes(step))
 
 

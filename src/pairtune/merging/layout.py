@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from pairtune.errors import InputError
 from pairtune.merging.plan import Step
 from pairtune.merging.sources import SPELLINGS
@@ -54,10 +56,13 @@ def shards(steps: Sequence[Step], most: int) -> list[Shard]:
     return [one_file(name, group, {"format": "pt"}) for name, group in zip(names, groups, strict=True)]
 
 
-def one_file(file: str, steps: Sequence[Step], metadata: Mapping[str, str]) -> Shard:
-    """A single file for all steps, with these notes in its header."""
-    tensors = {step.name: (SPELLINGS[step.dtype], step.shape) for step in steps}
-    return Shard(file, *make_header(tensors, metadata, file))
+def one_file(
+    file: str, steps: Sequence[Step], metadata: Mapping[str, str], tensors: Mapping[str, Tensor] | None = None
+) -> Shard:
+    """A single file for all steps, and for tensors that are there already, with these notes in its header."""
+    announced = {step.key: (SPELLINGS[step.dtype], step.shape) for step in steps}
+    announced |= {name: (SPELLINGS[tensor.dtype], tuple(tensor.shape)) for name, tensor in (tensors or {}).items()}
+    return Shard(file, *make_header(announced, metadata, file))
 
 
 def index(found: Sequence[Shard]) -> dict:

@@ -40,6 +40,7 @@ class Step:
         base: where the base's tensor is; None where the merge has no base, or the base no such tensor.
         edges: where some models have more rows than others (added tokens), the numbers of rows at which models end. Up
             to the first, all models are combined; rows beyond are the weighted mean of the models that have them.
+        stored_as: see `key`.
     """
 
     name: str
@@ -50,6 +51,12 @@ class Step:
     base: Place | None = None
     copied: Place | None = None
     edges: tuple[int, ...] = ()
+    stored_as: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name in the written file: the result's, unless the file names tensors in its own way."""
+        return self.stored_as or self.name
 
     @property
     def arithmetic(self) -> torch.dtype:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
 from pairtune import yaml12
 from pairtune.errors import ConfigError, InputError
+from pairtune.merging.layer_recipe import Entry, merge_layers
+from pairtune.merging.layout import parse_size
 from pairtune.merging.run import Merged, merge
 from pairtune.method import problems_of
 
@@ -36,7 +38,10 @@ class Recipe(pydantic.BaseModel):
     models: list[Model]
     out: str
     method: Method = Method(name="linear")
+    layers: list[Entry] | None = None
     base: str | None = None
+    to: Literal["merged", "delta", "peft"] = "merged"
+    rank: int | None = None
     dtype: str | None = None
     max_shard_size: str | int = "5GB"
     allow_vocabulary_growth: bool = False
@@ -63,6 +68,8 @@ class Recipe(pydantic.BaseModel):
 
     def run(self, threads: int | None = None) -> Merged:
         """Merge as the recipe says."""
+        if self.layers is not None:
+            return self._by_layer(threads)
         weights = [one.weight for one in self.models if one.weight is not None]
         return merge(
             [one.model for one in self.models],
@@ -71,9 +78,29 @@ class Recipe(pydantic.BaseModel):
             self.method.model_extra,
             weights=weights or None,
             base=self.base,
+            to=self.to,
+            rank=self.rank,
             dtype=self.dtype,
             max_shard_size=self.max_shard_size,
             allow_vocabulary_growth=self.allow_vocabulary_growth,
+            check=self.check,
+            threads=threads,
+        )
+
+    def _by_layer(self, threads: int | None) -> Merged:
+        """What every layer is made of stands in the file; what would speak of all layers has no place beside it."""
+        beside = [name for name in ("method", "to", "rank", "allow_vocabulary_growth") if name in self.model_fields_set]
+        if any(one.weight is not None for one in self.models):
+            beside.append("weight")
+        if beside:
+            raise ConfigError([f"{name}: has no place in a recipe with layers" for name in beside], "the recipe")
+        return merge_layers(
+            [one.model for one in self.models],
+            self.out,
+            self.layers or [],
+            base=self.base,
+            dtype=self.dtype,
+            max_shard_size=parse_size(self.max_shard_size),
             check=self.check,
             threads=threads,
         )

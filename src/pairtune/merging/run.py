@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -71,12 +71,14 @@ def merge(
     base: str | Path | None = None,
     rules: Callable[[str], Rule] | None = None,
     dtype: str | None = None,
+    to: Literal["merged", "delta", "peft"] = "merged",
+    rank: int | None = None,
     max_shard_size: str | int = "5GB",
     allow_vocabulary_growth: bool = False,
     check: bool = True,
     threads: int | None = None,
 ) -> Merged:
-    """Merge models into a checkpoint that transformers loads, streaming from disk to disk.
+    """Merge models, streaming from disk to disk.
 
     Args:
         models: checkpoints, PEFT adapters and pairtune folders, mixed freely; local, on the hub, or `zoo:<name>`.
@@ -87,7 +89,9 @@ def merge(
         base: the common base; by default the one that the deltas name.
         rules: another rule for each tensor, by its name (see `plan.Rule`), instead of `method`.
         dtype: the stored type of the result ("bfloat16", ...); None keeps that of the base or first model.
-        max_shard_size: the most that one file takes.
+        to: "merged" for a checkpoint, "delta" for a pairtune folder, "peft" for a LoRA that PEFT loads.
+        rank: of the LoRA; None keeps the factors of the inputs side by side, which is exact.
+        max_shard_size: the most that one file of a checkpoint takes.
         allow_vocabulary_growth: merge models of which some have added tokens; see `compare.vocabulary_owner`.
         check: compare the result's outputs with the definition on a few prompts, where two copies fit into memory.
         threads: tensors worked on side by side; by default one a core.
@@ -110,6 +114,16 @@ def merge(
         shown = chosen.settings.model_dump(mode="json")
         return beside.card(name, shown, job.models, given if chosen.weighted else None, job.base, figures)
 
+    if rank is not None and to != "peft":
+        raise InputError(f"rank: is for a LoRA, --to peft, not for --to {to}")
+    if to == "delta":
+        from pairtune.merging.as_delta import write_delta
+
+        return Merged(Path(out), write_delta(job, Path(out), threads, check, record))
+    if to == "peft":
+        from pairtune.merging.as_peft import write_peft
+
+        return Merged(Path(out), write_peft(job, Path(out), rank, check, record))
     return Merged(Path(out), write(job, Path(out), parse_size(max_shard_size), threads, check, record))
 
 
@@ -151,14 +165,7 @@ def write(
         if len(files) > 1:
             write_json(folder / INDEX, index(files))
         beside.write_beside(folder, job.home, job.owner, job.changes, job.dtype)
-        figures: dict[str, Any] = {
-            "tensors": len(job.steps),
-            "bytes": {"read": cost.read, "written": cost.write},
-            "memory": {"bound": cost.memory, "measured": measured.memory},
-            "seconds": round(measured.seconds, 3),
-            "continued": measured.continued,
-            "check": None,
-        }
+        figures = engine.figures(cost, measured, len(job.steps))
         if check:
             from pairtune.merging.check import check_outputs
 
