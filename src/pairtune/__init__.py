@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pairtune.analysis.diff import diff
     from pairtune.analysis.evaluate import evaluate
+    from pairtune.analysis.sweep import sweep
     from pairtune.data.task import Task
+    from pairtune.merging.rebase import rebase
     from pairtune.merging.run import merge
     from pairtune.ood.scoring import score
     from pairtune.pair.base import Base
@@ -30,12 +32,14 @@ _HOME = {
     "tune": "pairtune.training.run",
     "evaluate": "pairtune.analysis.evaluate",
     "diff": "pairtune.analysis.diff",
+    "sweep": "pairtune.analysis.sweep",
     "merge": "pairtune.merging.run",
+    "rebase": "pairtune.merging.rebase",
     "score": "pairtune.ood.scoring",
     "methods": "pairtune.registry",
 }
 
-__all__ = ["Base", "Delta", "Pair", "Task", "diff", "evaluate", "merge", "methods", "score", "tune"]
+__all__ = ["Base", "Delta", "Pair", "Task", "diff", "evaluate", "merge", "methods", "rebase", "score", "sweep", "tune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -118,6 +118,13 @@ def test_a_new_head_needs_a_beginning(make, tiny_bert, folder):
     assert not torch.equal(logits(both), below)
 
 
+def test_heads_of_other_labels_are_not_mixed(make, tiny_bert):
+    one, other = make(tiny_bert, "head"), make(tiny_bert, "head", seed=1)
+    other.base.labels = other.base.labels[::-1]
+    with pytest.raises(BaseMismatch, match="different labels"):
+        line_between(one, other)
+
+
 def test_side_networks_have_no_line(make, tiny_bert):
     with pytest.raises(MissingView, match="levi"):
         line_of(make(tiny_bert, "levi"))

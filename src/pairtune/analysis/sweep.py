@@ -32,6 +32,7 @@ from pairtune.errors import InputError
 from pairtune.pair.line import Line, line_between, line_of
 
 if TYPE_CHECKING:
+    from pairtune.analysis.layers import Layers
     from pairtune.data.task import Task
     from pairtune.pair.pair import Pair
 
@@ -114,6 +115,7 @@ class Sweep(Report):
     barriers: dict[str, Barrier]
     sampled: dict[str, tuple[int, int]]
     skipped: dict[str, str] = field(default_factory=dict)
+    layers: Layers | None = None
 
     def document(self) -> Document:
         """The report as a page or on the terminal."""
@@ -150,17 +152,18 @@ def route(pairs: Pair | Mapping[str, Pair]) -> Route:
     end, second = items[-1]
     if len(named) == 2:
         line = line_between(first, second)
-        return Route(first, start, end, partial(_on_line, first, line), lambda: line)
+        return Route(first, start, end, partial(on_line, first, line), lambda: line)
     if first.base.new_names:
         line = line_of(first)
-        return Route(first, "the stage before", end, partial(_on_line, first, line), lambda: line)
+        return Route(first, "the stage before", end, partial(on_line, first, line), lambda: line)
     return Route(first, "base", end, partial(point, first), partial(line_of, first))
 
 
-def sweep(pairs: Pair | Mapping[str, Pair], task: Task, *, everything: bool = False) -> Sweep:
+def sweep(pairs: Pair | Mapping[str, Pair], task: Task, *, layers: bool = False, everything: bool = False) -> Sweep:
     """Measure the path from the base to a variant, or from one variant to another (two pairs by name).
 
     Args:
+        layers: also ask each layer how sharp it is and whether it lags behind, and thin those that do; see `layers.py`.
         everything: score every row; otherwise at most 500 of a split, evenly spread.
 
     Raises `MissingView` for a delta that has no fractions, `BaseMismatch` for pairs of different bases, `InputError`
@@ -174,7 +177,13 @@ def sweep(pairs: Pair | Mapping[str, Pair], task: Task, *, everything: bool = Fa
     with Steps("sweep", len(ALPHAS)) as step:
         said = along(way.pair, parts, ALPHAS, way.at, step)
     found = summed_up(said, task.kind)
+    of_layers = None
+    if layers:
+        from pairtune.analysis.layers import of_route
+
+        of_layers = of_route(way, task, parts, said)
     return Sweep(
+        layers=of_layers,
         start=way.start,
         end=way.end,
         task=task.name,
@@ -251,6 +260,7 @@ def _losses(items: Items, loss: str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _on_line(pair: Pair, line: Line, alpha: float) -> Iterator[None]:
+def on_line(pair: Pair, line: Line, alpha: float) -> Iterator[None]:
+    """A point of a line on the pair's base, as the side that is on, while inside."""
     with pair.off(), line.at(alpha):
         yield

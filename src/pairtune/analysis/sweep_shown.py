@@ -28,7 +28,12 @@ MEANINGS = {
 def document(found: Sweep) -> Document:
     """The report of a sweep."""
     facts = [("from", found.start), ("to", found.end), ("task", found.task)]
-    return Document(f"{found.start} → {found.end}", facts, _figures(found), [_path(found)])
+    sections = [_path(found)]
+    if found.layers is not None:
+        from pairtune.analysis.layers_shown import section as of_layers
+
+        sections.append(of_layers(found.layers))
+    return Document(f"{found.start} → {found.end}", facts, _figures(found), sections)
 
 
 def _path(found: Sweep) -> Section:

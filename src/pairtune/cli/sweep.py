@@ -23,6 +23,9 @@ def sweep(
     save: Annotated[
         Path | None, typer.Option(help="Keep the picked point as a pair in this folder, which must not exist yet.")
     ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also which layers are sharp or lag behind, and what thinning them does.")
+    ] = False,
     base: Annotated[str | None, typer.Option(help="The base, where the pairs do not name it.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="The task's text column(s), where the guess is wrong.")] = None,
     label: Annotated[str | None, typer.Option(help="The task's label column, where the guess is wrong.")] = None,
@@ -47,11 +50,11 @@ def sweep(
     from pairtune.analysis.chosen import keep
     from pairtune.analysis.sweep import sweep as measure
     from pairtune.cli.eval import task_of
-    from pairtune.pair.pair import Pair
+    from pairtune.pair.twin import load_pairs
 
-    loaded: dict[str, Pair] = {name: Pair.load(source, root) for name, source in names.items()}
+    loaded = load_pairs(names, root)
     task = task_of(data, text, label, list(loaded.values())[-1])
-    found = measure(loaded, task, everything=everything)
+    found = measure(loaded, task, layers=layers, everything=everything)
     if html is not None:
         write_page(html, found.html())
     kept = None if save is None else keep(loaded, task, found, save, [names[name] for name in loaded])

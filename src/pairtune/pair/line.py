@@ -106,6 +106,9 @@ def line_between(first: Pair, second: Pair) -> Line:
     lone = sorted(name for name in heads if (name in one) != (name in other))
     if lone:
         raise MissingView(f"only one of the two variants has the head {lone[0]}; tune both on the same task")
+    if heads and first.base.labels != second.base.labels:
+        said = [", ".join((pair.base.labels or ["none"])[:3]) for pair in (first, second)]
+        raise BaseMismatch(f"the two variants' heads are for different labels ({said[0]}, ... and {said[1]}, ...)")
     names = [*one, *(name for name in other if name not in one)]
     own, own_other = first.base.parameters, second.base.parameters
     start = {name: one.get(name, own[name].detach()) for name in names}
