@@ -257,6 +257,8 @@ def test_the_recipe_keeps_one_sparse_delta_that_loads_with_the_same_outputs(tiny
     assert [layer.record["tuner"]["name"] for layer in pair.layers] == ["sparse"]
     assert pair.top.record["tuner"]["density"] == 0.05
     total = sum(p.numel() for p in may_move(pair.base).values())
+    head = sum(pair.base.parameters[name].numel() for name in pair.base.new_names)
+    assert pair.top.record["training"]["preflight"]["trainable"] == round(0.05 * total) + head
     parts = [part for part in pair.delta.values() if isinstance(part, Sparse)]
     assert sum(len(part.index) for part in parts) == round(0.05 * total)
     assert not pair.delta.keys() & set(norm_parameters(pair.base.model))

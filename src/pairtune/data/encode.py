@@ -76,6 +76,11 @@ class Encoder:
     def _refuse_misfits(self) -> None:
         kind, name = self.task.kind, self.task.name
         headed = kind not in ("lm", "seq2seq")
+        if self.view == "labels" and not headed and self.family == "encoder":
+            raise InputError(
+                f"{name}: plain text has no labels to compare an encoder's answers with; how well it says hidden ones "
+                "stands in the pair's card, and answers are compared on a task with labels"
+            )
         if self.view == "labels" and not headed:
             raise InputError(f"{name}: a {kind} task has no classes or numbers for a head; it needs the tokens view")
         if self.view == "masked" and (self.family != "encoder" or headed or self.chat):

@@ -39,6 +39,10 @@ class Installed:
         """Names and Parameters that training changes, in a stable order."""
         raise NotImplementedError
 
+    def count(self) -> int:
+        """How many numbers training may change."""
+        return sum(parameter.numel() for _, parameter in self.trainable() if parameter.requires_grad)
+
     def on(self) -> None:
         """Make the model the variant."""
         raise NotImplementedError

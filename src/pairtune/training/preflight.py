@@ -69,7 +69,6 @@ class Preflight:
 def preflight(trainer: PairTrainer, steps: int) -> Preflight:
     """Measure two micro-batches (forward and backward, no step). Weights, gradients and generators are as before."""
     pair = trainer.pair
-    trained = sum(p.numel() for _, p in pair.trainable() if p.requires_grad)
     own = {id(p): p.numel() for _, p in pair.trainable()}
     everything = sum(({id(p): p.numel() for p in pair.model.parameters()} | own).values())
     with _reach(pair) as blocks:
@@ -84,7 +83,7 @@ def preflight(trainer: PairTrainer, steps: int) -> Preflight:
         seconds=seconds,
         steps=steps,
         rows=min(trainer.order.step_rows, trainer.order.rows),
-        trainable=trained,
+        trainable=pair.top.installed.count(),
         parameters=everything,
         bound=speed_bound(pair, reached),
     )

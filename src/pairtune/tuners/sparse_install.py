@@ -48,6 +48,10 @@ class InstalledSparse(InstalledDense):
             parameter = self.variants[name]
             parameter.register_hook(_marks(parameter, index).mul)
 
+    def count(self) -> int:
+        trained = {name: parameter for name, parameter in self.variants.items() if parameter.requires_grad}
+        return sum(len(self.places[name]) if name in self.places else p.numel() for name, p in trained.items())
+
     def state(self) -> dict[str, Tensor]:
         """Heads whole; of the other tensors the values at their places, and the places under `<name>::index`."""
         state = {name: parameter.detach() for name, parameter in self.variants.items() if name not in self.places}
