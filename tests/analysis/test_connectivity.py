@@ -35,10 +35,18 @@ def ground(tiny_llama, tmp_path_factory):
     """(task, old pair, moved pair, pair tuned on the new base)"""
     place = tmp_path_factory.mktemp("ground")
     data, new = write(place / "task"), nudged(tiny_llama, place / "new", size=0.003)
-    steps = {"lr": 0.01, "max_steps": 40, "eval_every": 40}
+    steps = {"lr": 0.01, "max_steps": 15, "eval_every": 15}
     source = tuned(tiny_llama, data, place / "source", training=steps)
     other = tuned(new, data, place / "other", training=steps)
     return Task.load(data), Pair.load(source), rebase(source, new), Pair.load(other)
+
+
+@pytest.fixture(scope="module")
+def found(ground):
+    """What is found of the move, and the new base's model as it was before."""
+    task, source, moved, other = ground
+    before = {name: p.detach().clone() for name, p in moved.base.model.named_parameters()}
+    return connectivity(moved, task, source=source, tuned=other), before
 
 
 def test_lines_between_bases_go_through_every_tensor(ground):
@@ -58,9 +66,9 @@ def test_lines_between_bases_go_through_every_tensor(ground):
     assert all(torch.equal(value, moved.base.parameters[name]) for name, value in values.items())
 
 
-def test_every_line_is_measured_as_the_definition_says(ground):
+def test_every_line_is_measured_as_the_definition_says(ground, found):
     task, source, moved, other = ground
-    found = connectivity(moved, task, source=source, tuned=other)
+    found, _ = found
     assert set(found.lines) == {BASES, FINE_TUNES, ON_NEW}
     rows = task.split("validation")
     truth = [task.target(row) for row in rows]
@@ -90,11 +98,9 @@ def test_every_line_is_measured_as_the_definition_says(ground):
         assert part in str(found)
 
 
-def test_the_moved_pair_is_as_it_was_afterwards(ground):
-    task, source, moved, _ = ground
-    before = {name: p.detach().clone() for name, p in moved.base.model.named_parameters()}
-    connectivity(moved, task, source=source)
-    assert all(torch.equal(p, before[name]) for name, p in moved.base.model.named_parameters())
+def test_the_moved_pair_is_as_it_was_afterwards(ground, found):
+    before = found[1]
+    assert all(torch.equal(p, before[name]) for name, p in ground[2].base.model.named_parameters())
 
 
 def test_recovery_is_a_share_of_the_gain_by_tuning():
@@ -123,12 +129,13 @@ def test_the_verb_prints_what_it_found_and_keeps_the_pair(ground, tmp_path, caps
     moved = ground[2]
     write(data), ground[1].save(source), nudged(moved.base.folder, new, size=0.0)
     assert stored(new).keys()
-    code, out, err = call(capsys, "rebase", source, "--onto", new, "--out", tmp_path / "out", "--data", data)
+    code, out, err = call(capsys, "rebase", source, "--onto", new, "--out", tmp_path / "out", "--data", data, "--json")
     assert code == 0, err
-    assert "carries over" in out and "moved from" in out
-    code, out, err = call(capsys, "rebase", source, "--onto", new, "--data", data, "--json")
-    assert code == 0, err
-    assert json.loads(out)["connectivity"]["lines"][BASES]["barrier"]["height"] >= 0
+    said = json.loads(out)
+    assert said["connectivity"]["lines"][BASES]["barrier"]["height"] >= 0 and "moved from" in said["notes"][0]
+    assert Pair.load(tmp_path / "out").delta
+    code, out, err = call(capsys, "rebase", source, "--onto", new, "--out", tmp_path / "whole", "--to", "merged")
+    assert code == 0 and "checkpoint" in out, err
     for words, part in (
         (("--out", tmp_path / "out"), "not an empty folder"),
         ((), "nothing to do"),

@@ -36,13 +36,9 @@ def write_corpus(folder: Path, texts: Iterable[str]) -> None:
 
 
 def pretrain(corpus: Path, run: Path, out: Path, tokens: int, shape: Sequence[str] = ()) -> Path:
-    """Train until `tokens` have been read, going on from what `run` holds, and write the base to `out`.
-
-    The rate rises and stays, so that a run can be lengthened: no decay at the end.
-    """
+    """Train as `train` says, and write the base to `out`."""
     if not is_complete(out):
-        _train(corpus, run, tokens, shape)
-        _export(run, out)
+        export(train(corpus, run, tokens, shape), out)
     return out
 
 
@@ -57,23 +53,31 @@ def random_base(source: str, out: Path, seed: int = 0) -> Path:
     return out
 
 
-def _train(corpus: Path, run: Path, tokens: int, shape: Sequence[str]) -> None:
+def train(corpus: Path, run: Path, tokens: int, shape: Sequence[str]) -> Path:
+    """Train until `tokens` have been read, going on from what `run` holds; the newest checkpoint.
+
+    The rate rises and stays, so that a run can be lengthened. `shape`: further flags of the zoo's pretraining.
+    """
+    from pairtune.zoo import lm_checkpoint
+
     command = [sys.executable, "-m", "pairtune.zoo.pretrain_lm", "--corpus", str(corpus), "--out", str(run)]
     command += ["--total-tokens", str(tokens), "--decay-tokens", "0", "--warmup-tokens", "40000"]
     command += ["--tokens-per-step", "2048", "--context", "128", "--threads", str(torch.get_num_threads()), *shape]
     # Its progress is a log, not a result.
     if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
         raise PairtuneError(f"pretraining failed; its last lines are above ({' '.join(command)})")
+    folder = lm_checkpoint.latest(run)
+    if folder is None:
+        raise PairtuneError(f"{run}: pretraining left no checkpoint")
+    return folder
 
 
-def _export(run: Path, out: Path) -> None:
+def export(folder: Path, out: Path) -> None:
+    """A checkpoint of the zoo's pretraining as a model folder."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from pairtune.zoo import lm_checkpoint
 
-    folder = lm_checkpoint.latest(run)
-    if folder is None:
-        raise PairtuneError(f"{run}: pretraining left no checkpoint")
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     model = LlamaForCausalLM(LlamaConfig(**{k: v for k, v in state["config"].items() if not k.startswith("_")}))
     lm_checkpoint.load_weights(folder, model)

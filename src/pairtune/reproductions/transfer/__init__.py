@@ -1,0 +1,1 @@
+"""What the reproduction of fine-tuning transfer is made of."""
