@@ -114,7 +114,7 @@ def test_an_encoder_with_a_new_head_is_compared_where_it_can_be(tiny_bert, groun
     task = ground[0]
     new = nudged(tiny_bert, tmp_path / "new")
     data = write(tmp_path / "data")
-    source, other = (tuned(base, data, tmp_path / base.name[:4]) for base in (tiny_bert, new))
+    source, other = (tuned(base, data, tmp_path / f"of-{base.name}") for base in (tiny_bert, new))
     found = connectivity(rebase(source, new), task, source=Pair.load(source), tuned=Pair.load(other))
     assert ON_NEW in found.lines and BASES in found.missing
     assert found.delta is None and found.recovery is None and OLD not in found.metrics

@@ -17,8 +17,7 @@ The lines between bases go through every tensor of the model; all are measured o
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -32,7 +31,7 @@ from pairtune.analysis.path import MAIN, Curve, Items, along, point, scored_spli
 from pairtune.analysis.predict import Reader
 from pairtune.analysis.progress import Steps
 from pairtune.analysis.report import Document, Report
-from pairtune.analysis.sweep import ALPHAS, LOSS, ROWS, VALIDATION, Barrier, summed_up
+from pairtune.analysis.sweep import ALPHAS, LOSS, ROWS, VALIDATION, Barrier, on_line, summed_up
 from pairtune.errors import InputError, MissingView
 from pairtune.pair.line import Line, line_between, weights_of
 from pairtune.pair.pair import Pair
@@ -137,7 +136,7 @@ def connectivity(
             except MissingView as error:
                 missing[words] = str(error)
                 continue
-            said = along(reader, {name: (task, rows)}, ALPHAS, partial(_at, reader, line), step)
+            said = along(reader, {name: (task, rows)}, ALPHAS, partial(on_line, reader, line), step)
             found[words] = _connection(name, said, kind)
         step("the models themselves")
         metrics = _metrics(moved, source, tuned, task, rows)
@@ -231,12 +230,6 @@ def _metrics(moved: Pair, source: Pair | None, tuned: Pair | None, task: Task, r
 
 def _mean(pair: Pair, task: Task, rows: Split) -> float:
     return float(np.mean(ask(Reader(pair, task), rows).items[MAIN[task.kind]]))
-
-
-@contextlib.contextmanager
-def _at(pair: Pair, line: Line, alpha: float) -> Iterator[None]:
-    with pair.off(), line.at(alpha):
-        yield
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
