@@ -33,6 +33,36 @@ def merge(
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Do not load the result and compare its outputs.")
     ] = False,
+    search: Annotated[
+        bool,
+        typer.Option("--search", help="Search for the merge, layer by layer, on a task.", rich_help_panel="Search"),
+    ] = False,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A task; repeat it for several, whose mean is to be best.", rich_help_panel="Search"),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What is to be best; by default the tasks' main one.", rich_help_panel="Search")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Validation rows of a task to choose on; 100.", rich_help_panel="Search")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Merges to score; 60.", rich_help_panel="Search")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin no trial later than that.", rich_help_panel="Search")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="forest (the default), tpe or random.", rich_help_panel="Search")
+    ] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(help="Of several tasks, the best mean (the default) or worst.", rich_help_panel="Search"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the search; 0.", rich_help_panel="Search")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Trials at the same time; 1.", rich_help_panel="Search")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write the report as one page.", rich_help_panel="Search")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Merge checkpoints, PEFT adapters and pairtune's deltas, mixed freely, into one of any of these.
@@ -40,7 +70,20 @@ def merge(
     Models are read and the result is written tensor by tensor, so that neither has to fit into memory. Settings of the
     method are dotted flags: --method ties --method.density 0.3 (`pairtune methods merging` lists them). Stopped or
     killed, the same command goes on where it was.
+
+    With --search nothing is merged yet: method and coefficients of every layer are searched on validation rows of a
+    task, and --out becomes a folder with the recipe of the best merge, for `pairtune merge FOLDER/recipe.yaml`.
     """
+    own = {
+        "data": data, "metric": metric, "rows": rows, "trials": trials, "minutes": minutes, "sampler": sampler,
+        "select": select, "seed": seed, "jobs": jobs, "html": html,
+    }  # fmt: skip
+    if search:
+        refused = {"--to": to, "--rank": rank, "--dtype": dtype, "--max-shard-size": max_shard_size, "a file": file}
+        _search(ctx.args, model, method, base, out, own, refused, allow_vocabulary_growth or no_check, json)
+        return
+    if lone := [name for name, value in own.items() if value is not None]:
+        raise InputError(f"--{lone[0]}: belongs to --search")
     flags = _flags(ctx.args, model, method, file is not None)
     plain = {"base": base, "out": out, "to": to, "rank": rank, "dtype": dtype, "max_shard_size": max_shard_size}
     flags |= {name: value for name, value in plain.items() if value is not None}
@@ -56,6 +99,33 @@ def merge(
 
     done = run_file(file, flags) if file is not None else Recipe.of(flags, "the command line").run()
     frame.emit({"folder": str(done.folder), **done.card}, json, text=_text(done.folder, done.card))
+
+
+def _search(
+    words: list[str],
+    models: list[str] | None,
+    method: str | None,
+    base: str | None,
+    out: str | None,
+    own: dict[str, Any],
+    refused: dict[str, Any],
+    more: bool,
+    json: bool,
+) -> None:
+    given = [name for name, value in {**refused, "--method": method}.items() if value is not None] + words
+    if given or more:
+        what = given[0] if given else "--allow-vocabulary-growth or --no-check"
+        raise InputError(f"{what}: has no meaning with --search, which chooses methods and writes a recipe")
+    if not models or not own["data"] or out is None:
+        raise InputError(
+            "--search needs models, a task and a folder: --model PATH --model PATH --data TASK --out FOLDER"
+        )
+    weighted = [one for one in models if len(_parted(one)) > 1]
+    if weighted:
+        raise InputError(f"--model {weighted[0]}: the search chooses the weights; name the model alone")
+    from pairtune.cli._merge_search import search_merges
+
+    search_merges(models, base, Path(out), own, json)
 
 
 def _flags(words: list[str], models: list[str] | None, method: str | None, has_file: bool) -> dict[str, Any]:

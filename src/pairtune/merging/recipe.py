@@ -10,7 +10,7 @@ import pydantic
 
 from pairtune import yaml12
 from pairtune.errors import ConfigError, InputError
-from pairtune.merging.layer_recipe import Entry, merge_layers
+from pairtune.merging.layer_recipe import Entry, Method, merge_layers
 from pairtune.merging.layout import parse_size
 from pairtune.merging.run import Merged, merge
 from pairtune.method import problems_of
@@ -22,13 +22,6 @@ class Model(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
     model: str
     weight: float | None = None
-
-
-class Method(pydantic.BaseModel):
-    """A method by its name; the other entries are its settings, which it checks itself."""
-
-    model_config = pydantic.ConfigDict(extra="allow")
-    name: str
 
 
 class Recipe(pydantic.BaseModel):
