@@ -9,6 +9,9 @@ from tests.merging.models import configured, states
 
 from pairtune.errors import ConfigError, InputError
 from pairtune.merging.in_memory import combine
+from pairtune.merging.operands import Operands
+from pairtune.merging.sources import Stored
+from pairtune.merging.task_vectors import at_least, at_most, magnitude_at
 
 WEIGHTS = [0.7, 0.2, 0.4]
 
@@ -177,3 +180,19 @@ def test_wrong_settings_are_named():
         configured("della", density=0.9, epsilon=0.2)
     with pytest.raises(ConfigError, match="t: .*less than or equal to 1"):
         configured("slerp", t=1.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_threshold_is_that_of_a_sort(dtype):
+    """Exact at every place, with zeros and ties among the numbers."""
+    rng = torch.Generator().manual_seed(0)
+    change = torch.randn(3000, generator=rng, dtype=dtype) * 10.0 ** torch.randint(-30, 30, (3000,), generator=rng)
+    change[:700] = 0
+    change[700:900] = change[1000]
+    whole = Operands("x", (3000,), (Stored(change),), (1.0,), Stored(torch.zeros(3000, dtype=dtype)), dtype, 0, 3000)
+    order = change.abs().sort().values
+    for place in [0, 1, 699, 700, 1500, 2000, 2998, 2999]:
+        assert magnitude_at(whole, 0, place) == float(order[place])
+        smallest = float(order[place])
+        assert torch.equal(at_least(change.clone(), smallest), change * (change.abs() >= smallest))
+        assert torch.equal(at_most(change.clone(), smallest), change * (change.abs() <= smallest))

@@ -25,7 +25,6 @@ class Merge(Method):
         weighted: whether the models' weights mean something to it; else giving them is an error.
         unit: what `combine` gets at a time: pieces of the flattened tensor ("element"), pieces made of whole rows
             ("row"), or all of it ("tensor").
-        holds: how many whole tensors `measure` has in memory at once, in the type of the arithmetic.
         random: whether it draws random numbers; models then have their own by their places in the order.
         linear: whether the result is the base plus a weighted sum of the models' changes, so that low-rank changes can
             stay low-rank.
@@ -35,7 +34,6 @@ class Merge(Method):
     models: ClassVar[tuple[int, int]] = (1, 1_000_000)
     weighted: ClassVar[bool] = True
     unit: ClassVar[Literal["element", "row", "tensor"]] = "element"
-    holds: ClassVar[int] = 0
     random: ClassVar[bool] = False
     linear: ClassVar[bool] = False
 

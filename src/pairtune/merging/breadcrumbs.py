@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 
 from pairtune import method
 from pairtune.merging import Merge
-from pairtune.merging.task_vectors import magnitudes, summed, thresholds
+from pairtune.merging.task_vectors import at_least, at_most, magnitude_at, summed
 from pairtune.merging.weights import each, shares
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ class Breadcrumbs(Merge):
     """Entries as large as the last one that is kept, on either side, are kept too."""
 
     needs = frozenset({"base"})
-    holds = 1
 
     class Settings(method.Settings):
         density: float | list[float] = Field(0.1, description="share of each task vector that is kept; or one a model")
@@ -48,20 +47,15 @@ class Breadcrumbs(Merge):
         count = whole.stop - whole.start
         found = []
         for i, density in enumerate(each(self.settings.density, len(whole), "density")):
-            if density == 1 or not count:
+            kept = max(1, int(density * count))
+            if kept >= count:
                 found.append((0.0, float("inf")))
                 continue
-            kept = max(1, int(density * count))
             first = max(0, count - kept - int(self.settings.gamma * count))
-            found.append(thresholds(magnitudes(whole, i), first, first + kept - 1))
+            found.append((magnitude_at(whole, i, first), magnitude_at(whole, i, first + kept - 1)))
         return found
 
     def combine(self, piece: Operands, measured: list[tuple[float, float]]) -> Tensor:
-        changes = (_between(piece.change(i), low, high) for i, (low, high) in enumerate(measured))
+        changes = (at_least(at_most(piece.change(i), high), low) for i, (low, high) in enumerate(measured))
         merged = summed(changes, piece.weights, self.settings.normalize)
         return piece.base().add_(merged, alpha=self.settings.scale)
-
-
-def _between(change: Tensor, low: float, high: float) -> Tensor:
-    size = change.abs()
-    return change.masked_fill_((size < low) | (size > high), 0)

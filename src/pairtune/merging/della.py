@@ -71,4 +71,4 @@ class Della(Merge):
         if piece.width == 1:
             chance.fill_(density)
         drawn = torch.rand(rows.shape, generator=piece.generator(i, self.settings.seed))
-        return rows.div_(chance).masked_fill_(drawn >= chance, 0).view(-1)
+        return rows.div_(chance).mul_((chance - drawn).clamp_(min=0).sign_()).view(-1)

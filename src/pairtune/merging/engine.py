@@ -122,7 +122,7 @@ def _working(step: Step) -> int:
         return 4 * PIECE * step.dtype.itemsize
     method, elements = step.rule.method, math.prod(step.shape)
     at_once = elements if method.unit == "tensor" else min(max(PIECE, step.shape[-1] if step.shape else 1), elements)
-    return step.arithmetic.itemsize * (method.holds * elements + (len(step.inputs) + 3) * at_once)
+    return step.arithmetic.itemsize * (len(step.inputs) + 8) * at_once
 
 
 class _Bar:

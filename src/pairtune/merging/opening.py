@@ -74,7 +74,8 @@ def _checkpoint(label: str, folder: Path) -> Source:
 
 def _open(label: str, folder: Path, base: Source | None) -> Source:
     if not _is_delta(folder):
-        return _checkpoint(label, folder)
+        same = base is not None and base.folder is not None and folder.samefile(base.folder)
+        return Source(label, folder, base.tensors) if same and base is not None else _checkpoint(label, folder)
     if base is None:
         raise InputError(f"{label}: this is a delta that names no base; give it with --base")
     if (folder / CARD_FILE).exists():

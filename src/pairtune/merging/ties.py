@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 
 from pairtune import method
 from pairtune.merging import Merge
-from pairtune.merging.task_vectors import elected, magnitudes, thresholds
+from pairtune.merging.task_vectors import at_least, elected, magnitude_at
 from pairtune.merging.weights import each, shares
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ class Ties(Merge):
     """The paper's densities are around 0.2; with 1 nothing is trimmed."""
 
     needs = frozenset({"base"})
-    holds = 1
 
     class Settings(method.Settings):
         density: float | list[float] = Field(0.2, description="share of each task vector that is kept; or one a model")
@@ -48,18 +47,11 @@ class Ties(Merge):
         count = whole.stop - whole.start
         found = []
         for i, density in enumerate(each(self.settings.density, len(whole), "density")):
-            if density == 1 or not count:
-                found.append(0.0)
-                continue
-            place = count - max(1, int(density * count))
-            found.append(thresholds(magnitudes(whole, i), place, place)[0])
+            kept = max(1, int(density * count))
+            found.append(magnitude_at(whole, i, count - kept) if kept < count else 0.0)
         return found
 
     def combine(self, piece: Operands, measured: list[float]) -> Tensor:
-        changes = (_trimmed(piece.change(i), smallest) for i, smallest in enumerate(measured))
+        changes = (at_least(piece.change(i), smallest) for i, smallest in enumerate(measured))
         merged = elected(changes, piece.weights, self.settings.normalize)
         return piece.base().add_(merged, alpha=self.settings.scale)
-
-
-def _trimmed(change: Tensor, smallest: float) -> Tensor:
-    return change.masked_fill_(change.abs() < smallest, 0) if smallest else change
