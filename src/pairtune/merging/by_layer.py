@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -36,9 +37,15 @@ class Choice:
 
     @property
     def rule(self) -> Rule:
-        """As the engine takes it."""
-        method = registry.build("merging", METHODS.get(self.operator, self.operator), dict(self.settings))
-        return Rule(method, self.weights)
+        """As the engine takes it. Raises `InputError` for an unknown method, `ConfigError` for its settings."""
+        return _rule(self)
+
+
+@lru_cache(4096)
+def _rule(choice: Choice) -> Rule:
+    """A method is found by reading files, which takes longer than merging a small tensor with it."""
+    method = registry.build("merging", METHODS.get(choice.operator, choice.operator), dict(choice.settings))
+    return Rule(method, choice.weights)
 
 
 @dataclass(frozen=True)
@@ -76,15 +83,13 @@ def steps(
     home = base or models[0]
     names = sorted(frozenset().union(*(model.names for model in models), home.names), key=natural)
     origin = {name: Place(base, name) for name in names} if base is not None else {}
-    rules: dict[Choice, Rule] = {}
     found = []
     for name in names:
         made = choice(name)
         if made is None:
             continue
-        rule = rules.setdefault(made, made.rule)
         places = [Place(models[i], name) for i in made.models]
         stored = home.dtype(name) if name in home.names else None
         own = stored if stored is not None and stored.is_floating_point else None
-        found.append(make_step(name, places, origin.get(name), rule, dtype=dtype or own))
+        found.append(make_step(name, places, origin.get(name), made.rule, dtype=dtype or own))
     return found

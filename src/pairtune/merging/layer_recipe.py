@@ -65,7 +65,8 @@ class Entry(pydantic.BaseModel):
         weights = [1.0] * len(used) if self.weights is None else self.weights
         if len(weights) != len(used):
             raise ConfigError([f"weights: {len(weights)} for {len(used)} models"], where)
-        settings = tuple(sorted((self.method.model_extra or {}).items()))
+        given = (self.method.model_extra or {}).items()
+        settings = tuple(sorted((name, tuple(one) if isinstance(one, list) else one) for name, one in given))
         return Choice(self.method.name, tuple(pool.index(name) for name in used), tuple(weights), settings)
 
 
