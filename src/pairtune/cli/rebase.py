@@ -93,6 +93,7 @@ def _tried(pair, moved, base, data, tuned, text, label, everything):
     from pairtune.analysis.connectivity import connectivity
     from pairtune.cli.eval import task_of
     from pairtune.pair.pair import Pair
+    from pairtune.pair.twin import twin
 
     task = task_of(data, text, label, moved)
     try:
@@ -100,7 +101,7 @@ def _tried(pair, moved, base, data, tuned, text, label, everything):
     except InputError as error:
         frame.fail(f"the old base cannot be loaded, so that nothing is measured from there: {error}", 0, word="note")
         source = None
-    other = None if tuned is None else Pair.load(tuned, moved.base.source)
+    other = None if tuned is None else Pair.load(tuned, twin(moved.base))
     return connectivity(moved, task, source=source, tuned=other, everything=everything)
 
 

@@ -77,7 +77,7 @@ class InstalledDense(SwappedParameters):
         with torch.no_grad():
             for name, value in values.items():
                 if value.shape != self.variants[name].shape:
-                    raise InputError(f"start: {name} has added rows, which full tuning cannot go on with; take lora")
+                    raise InputError(f"start: {name} has added rows; export that pair merged, and tune it as a base")
                 self.variants[name].copy_(value)
 
     def read(self, folder: Path) -> None:
