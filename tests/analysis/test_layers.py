@@ -79,17 +79,18 @@ def test_thinning_is_picked_on_validation_and_judged_outside(pair, asked):
     groups = {name: [one for one in line.start if f"layers.{name}." in one] for name in "0123"}
     tool = thinning.Thinning(way, "classification", parts, said, groups, line, lambda _: None)
     found = tool.of(["2"])
-    tables = {}
+    thin = {keep: thinning.thinned(line, [groups["2"]], keep) for keep in thinning.KEPT}
+
+    def asked_again(keep, split, alphas):
+        return along(pair, {split: parts[split]}, alphas, lambda at: on_line(pair, thin[keep], at))[split]
+
+    scores = {}
     for keep in thinning.KEPT:
-        thin = thinning.thinned(line, [groups["2"]], keep)
-        tables[keep] = along(pair, parts, ALPHAS, lambda at, thin=thin: on_line(pair, thin, at))
-    scores = {
-        (keep, alpha): (-table[VALIDATION]["accuracy"][i].mean(), table[VALIDATION]["nll"][i].mean())
-        for keep, table in tables.items()
-        for i, alpha in enumerate(ALPHAS)
-    }
+        table = asked_again(keep, VALIDATION, ALPHAS)
+        for i, alpha in enumerate(ALPHAS):
+            scores[keep, alpha] = (-table["accuracy"][i].mean(), table["nll"][i].mean())
     assert min(scores, key=scores.__getitem__) == (found.keep, found.alpha)
-    there = tables[found.keep]["ood/new"]["accuracy"][ALPHAS.index(found.alpha)]
+    there = asked_again(found.keep, "ood/new", [found.alpha])["accuracy"][0]
     plain = said["ood/new"]["accuracy"]
     picked = best(said[VALIDATION], "classification")
     assert found.effect[0] == pytest.approx((there - plain[picked]).mean())
@@ -97,11 +98,6 @@ def test_thinning_is_picked_on_validation_and_judged_outside(pair, asked):
     others = tool.controls(["2"], found.keep)
     assert len(others) == 2 and all(one.layers[0] in "013" for one in others)
     assert {one.keep for one in others} == {found.keep}
-    alone = thinning.Thinning(
-        way, "classification", {VALIDATION: parts[VALIDATION]}, said, groups, line, lambda _: None
-    )
-    without = alone.of(["2"])
-    assert (without.keep, without.alpha, without.effect) == (found.keep, found.alpha, None)
 
 
 def test_the_report_tells_of_the_layers(asked, pair, task, monkeypatch):

@@ -1,0 +1,1 @@
+"""What the reproduction `clip-sharpness` is made of: images, a small vision transformer, measures, correlations."""
