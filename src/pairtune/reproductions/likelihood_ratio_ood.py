@@ -57,4 +57,18 @@ REPRODUCTION = Reproduction(
         "broad_tokens": 1_000_000,
     },
     more=(FAR, SPAM_EXPERIMENT, ANSWERS, BASES, TRAINING_LENGTH),
+    reading="One counted part is undecided, all others hold. Between the intents of one domain (BANKING77) the ratio's "
+    "sum is only a little above the likelihood's (.64 to .61), and per token the likelihood is the better of the two "
+    "(.67 to .66): a base of 5 M parameters and 14 M tokens says little about banking, so that what the variant has "
+    "learnt beyond it is mostly the domain, which both sides of the split share. Features of a sentence encoder do "
+    "better there (.74). On CLINC150 the ratio has .88 (per token .89) against .79 (.83). It is the base that makes "
+    "it: with a random base or one of Shakespeare alone the sum falls to .63 and .66, below the likelihood, and with "
+    "3, 10, 30 and 100 % of a pretraining it rises from .74 to .82 with no end in sight; a larger base should raise "
+    "BANKING77 as well, which is not shown here. Length: on shorter texts the sum's likelihood ranks almost all of "
+    "them wrongly (.00 to .10), the ratio ranks .97 to .99 rightly. Spam is longer than ham, which the plain "
+    "likelihood of ham's variant gets for nothing (.95, length alone .93); there the ratio against the base is worse "
+    "(.66), and the ratio of two variants best (.97, per token .99). Answers that this base writes carry little: "
+    "answer forms lie between .56 and .78, and an answer given its question is at or below chance. By the rule of the "
+    "paper's note the claim is not falsified: the sum beats the likelihood on both near sets in the mean, an unrelated "
+    "base hurts, and length does not match it.",
 )
