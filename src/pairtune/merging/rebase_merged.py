@@ -89,7 +89,8 @@ def rebase_merged(source: str | Path, onto: str | Path, out: str | Path, *, base
     if old is None:
         raise InputError(f"{source}: a full checkpoint does not say what it was tuned from; name that with --base")
     (_,), new = open_sources([str(onto)], str(onto))
-    assert new is not None and new.folder is not None and old.folder is not None
+    assert new is not None and new.folder is not None
+    frozen = _buffers(new.folder)
     check_settings(config_of(old), config_of(new), old.label, new.label)
     (model, old), new, untied = resolve([model, old], new)
     if untied or new is None:
@@ -97,7 +98,6 @@ def rebase_merged(source: str | Path, onto: str | Path, out: str | Path, *, base
     check_shapes([old], new, False)
     owner = model if model.folder is not None and (model.folder / "tokenizer_config.json").exists() else old
     _check_words(owner, new)
-    frozen = _buffers(new.folder)
     delta = model.delta if model.delta is not None else _difference(model, old)
     if any(isinstance(part, Module) for part in delta.values()):
         raise InputError(

@@ -25,8 +25,8 @@ def as_version(new: Base, source: str, revision: str | None = None) -> Base:
     its configuration is of another architecture, `InputError` where it cannot be found.
     """
     folder = folder_of(source, revision)
-    configs = (hub.load_config(folder), new.model.config)
-    check_settings(*(one.get_text_config().to_dict() for one in configs), source, new.source)
+    before, after = (one.get_text_config().to_dict() for one in (hub.load_config(folder), new.model.config))
+    check_settings(before, after, source, new.source)
     checkpoint = Checkpoint(folder)
     return replace(
         new,

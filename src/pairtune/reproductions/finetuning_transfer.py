@@ -113,13 +113,16 @@ def _barriers(results: Results, skill: Skill, seed: int, versions: dict[int, Pat
     numbers = list(versions)
     wanted = {f"{i}-{j}": (places[i], places[j]) for i in numbers for j in numbers if i < j}
     wanted |= {f"bases {i}-{i + 1}": (versions[i], versions[i + 1]) for i in (4, 5)}
+    wanted = {name: ends for name, ends in wanted.items() if name not in _kept(results, "barriers", seed)}
+    parts = {TEST: (skill.task, skill.rows("validation"))}
+    paths = dict.fromkeys(path for ends in wanted.values() for path in ends)
+    pairs = {path: Pair(Base.load(path)) if path in versions.values() else Pair.load(path) for path in paths}
+    said = {path: skill.answers(pair, "validation") for path, pair in pairs.items()}
     for name, (first, second) in wanted.items():
-        if name not in _kept(results, "barriers", seed):
-            ends = [Pair(Base.load(path)) if "bases" in name else Pair.load(path) for path in (first, second)]
-            line, reader = line_across(*ends), ends[1]
-            parts = {TEST: (skill.task, skill.rows("validation"))}
-            losses = along(reader, parts, ALPHAS, partial(on_line, reader, line))[TEST]["nll"]
-            _keep(results, "barriers", seed, name, barrier(losses, ALPHAS).height)
+        line, reader = line_across(pairs[first], pairs[second]), pairs[second]
+        known = {(TEST, 0.0): said[first], (TEST, 1.0): said[second]}
+        losses = along(reader, parts, ALPHAS, partial(on_line, reader, line), known=known)[TEST]["nll"]
+        _keep(results, "barriers", seed, name, barrier(losses, ALPHAS).height)
 
 
 def _fractions(results: Results, skill: Skill, seed: int, versions: dict[int, Path], places: dict[int, Path]) -> None:
@@ -140,11 +143,13 @@ def _begun(
     if name in _kept(results, "curves", seed):
         return
     start, out = (source.with_name(f"{word}-{pair[0]}-{pair[1]}") for word in ("start", "begun"))
-    drop(start), drop(out)
+    for place in (start, out):
+        drop(place)
     rebase(source, path).save(start)
     found = skill.tuned(path, out, seed, rate, start=start, every=settings["every"])
     _keep(results, "curves", seed, name, [_mean(results, name, seed), *skill.curve(found, out)])
-    drop(start), drop(out)
+    for place in (start, out):
+        drop(place)
 
 
 def _recycle(results, settings, skill: Skill, rate: float, seed: int, versions: dict[int, Path]) -> None:

@@ -47,9 +47,11 @@ def recovered(accuracy: dict[str, float], i: int, j: int) -> float | None:
 def rank(shares: Iterable[float | None], heights: Iterable[float]) -> float:
     """Spearman's correlation of R and -barrier over the pairs that have both; 0 where either is constant."""
     both = [(share, -height) for share, height in zip(shares, heights, strict=True) if share is not None]
-    if any(len(set(values)) < 2 for values in zip(*both, strict=True)) or not both:
+    first, second = ([one[i] for one in both] for i in (0, 1))
+    if len(set(first)) < 2 or len(set(second)) < 2:
         return 0.0
-    return float(spearmanr(*zip(*both, strict=True)).statistic)
+    found: Any = spearmanr(first, second)
+    return float(found.statistic)
 
 
 def mean_of(outcomes: dict[str, np.ndarray], arms: list[str]) -> np.ndarray:
