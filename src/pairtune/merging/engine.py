@@ -26,6 +26,8 @@ from pairtune.merging.operands import PIECE
 from pairtune.merging.plan import Step
 from pairtune.merging.writer import Writer
 
+_SPARE = 16 << 20  # bytes that a thread has beside its pieces: its stack, and what the allocator keeps for it
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -50,7 +52,7 @@ def cost(steps: Sequence[Step], threads: int | None = None) -> Cost:
     """The cost before the run. Fewer threads are taken where the memory would not do for all cores."""
     read = sum(_stored(step) for step in steps)
     write = sum(nbytes(step) for step in steps)
-    need = max((_working(step) for step in steps), default=0)
+    need = _SPARE + max((_working(step) for step in steps), default=0)
     cores = threads or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
     if threads is None:
         cores = max(1, min(cores, psutil.virtual_memory().available // 2 // max(need, 1)))

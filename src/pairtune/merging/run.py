@@ -23,6 +23,7 @@ from pairtune.merging.compare import (
     vocabulary_owner,
     vocabulary_rows,
 )
+from pairtune.merging.heads import with_head
 from pairtune.merging.layout import INDEX, index, parse_size, shards
 from pairtune.merging.opening import open_sources
 from pairtune.merging.plan import Rule, Step, check_method, plan
@@ -155,16 +156,17 @@ def write(
     job: Job, out: Path, most: int, threads: int | None, check: bool, record: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> dict[str, Any]:
     """Stream a job into its folder; the card that was written is handed back."""
-    cost = engine.cost(job.steps, threads)
-    log.info("%s", describe(cost, len(job.steps)))
-    files = shards(job.steps, most)
+    steps, head = with_head(job.steps, job.models, job.home)
+    cost = engine.cost(steps, threads)
+    log.info("%s", describe(cost, len(steps)))
+    files = shards(steps, most)
     with resumable_folder(out) as (folder, known):
         with Writer(folder, files, identity(job, most)) as writer:
-            measured = engine.run(job.steps, writer, cost.threads)
+            measured = engine.run(steps, writer, cost.threads)
         known.update(writer.finish())
         if len(files) > 1:
             write_json(folder / INDEX, index(files))
-        beside.write_beside(folder, job.home, job.owner, job.changes, job.dtype)
+        beside.write_beside(folder, job.home, job.owner, {**job.changes, **head}, job.dtype)
         figures = engine.figures(cost, measured, len(job.steps))
         if check:
             from pairtune.merging.check import check_outputs

@@ -1,0 +1,62 @@
+"""Deltas that bring a head of their own: merged with it, copied with it, or refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import pairtune
+from pairtune.errors import BaseMismatch
+from pairtune.merging.run import merge
+from pairtune.pair.checkpoint import Checkpoint
+
+
+@pytest.fixture(scope="module")
+def pairs(tiny_bert, tmp_path_factory):
+    """Two classifiers on one base, and a third with other labels."""
+    found = {}
+    for seed, (name, labels) in enumerate({"a": "cat dog", "b": "cat dog", "c": "red blue"}.items()):
+        folder = tmp_path_factory.mktemp(name)
+        one, two = labels.split()
+        rows = [{"text": f"the {one} sat", "label": one}, {"text": f"a {two} ran", "label": two}] * 6
+        for split in ("train", "validation"):
+            (folder / f"{split}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+        config = {"base": str(tiny_bert), "data": str(folder), "tuner": "full", "out": str(folder / "pair")}
+        more = {"seed": seed, "training": {"lr": 0.02, "max_steps": 2}}
+        found[name] = pairtune.tune(config | more), folder / "pair"
+    return found
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(input_ids=torch.arange(4, 14).view(2, 5)).logits
+
+
+def test_a_classifier_is_written_with_its_labels(pairs, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    pair, folder = pairs["a"]
+    merge([folder], tmp_path / "out", "passthrough")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert torch.allclose(logits(model), logits(pair.model), atol=1e-5)
+    assert model.config.id2label == {0: "cat", 1: "dog"}
+
+
+def test_heads_of_one_task_are_averaged(pairs, tmp_path):
+    done = merge([pairs["a"][1], pairs["b"][1]], tmp_path / "out", "task-arithmetic", weights=[0.5, 0.5])
+    assert done.card["check"]["prompts"] == 4
+    heads = [pairs[name][0].delta["classifier.weight"].value for name in "ab"]
+    found = Checkpoint(tmp_path / "out")
+    assert torch.allclose(found["classifier.weight"], (heads[0] + heads[1]) / 2, atol=1e-6)
+    change = [pairs[name][0].delta.difference("embeddings.word_embeddings.weight") for name in "ab"]
+    base = pairs["a"][0].base.stored("embeddings.word_embeddings.weight")
+    embedding = found["bert.embeddings.word_embeddings.weight"]
+    assert torch.allclose(embedding, base + (change[0] + change[1]) / 2, atol=1e-6)
+
+
+def test_heads_of_other_labels_are_refused(pairs, tmp_path):
+    with pytest.raises(BaseMismatch, match=r"answers with \['cat', 'dog'\], .* with \['(blue|red)', '(red|blue)'\]"):
+        merge([pairs["a"][1], pairs["c"][1]], tmp_path / "out", "task-arithmetic")
+    assert not (tmp_path / "out").exists()
