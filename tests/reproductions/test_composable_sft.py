@@ -48,7 +48,7 @@ def test_language_b_is_a_translation_word_by_word(news, tmp_path):
         assert [x == tokenizer.unk_token_id for x in one] == [x == tokenizer.unk_token_id for x in two]
     words = [w for w in (tmp_path / "tasks" / "words.txt").read_text().split("\n") if w.isalpha()]
     small, large = [w for w in words if w.islower()], [w for w in words if w.isupper()]
-    assert len(large) == round(0.7 * len(small)) and {w.lower() for w in large} <= set(small)
+    assert len(large) == round(SETTINGS["renamed"] * len(small)) and {w.lower() for w in large} <= set(small)
     # No text is read both in A and in B before the test.
     seen = [
         {row["text"].lower() for row in Task.load(tmp_path / "tasks" / name, kind="lm", text="text").split("train")}

@@ -92,4 +92,4 @@ def under_a_classifier(model: PreTrainedModel, stored: Iterable[str]) -> list[st
         return [name for name in stored if prefix + name.removeprefix(prefix) in model.state_dict()]
     with torch.device("meta"):
         names = auto_class.from_config(model.config).state_dict()
-    return [name for name in stored if prefix + name.removeprefix(prefix) in names]
+    return [name for name in stored if name in names or prefix + name in names]
