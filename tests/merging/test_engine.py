@@ -94,6 +94,21 @@ def test_models_of_two_bases_are_refused_with_what_differs(tiny_llama, tiny_bert
     assert not (tmp_path / "out").exists()
 
 
+def test_a_quantised_model_is_refused(tiny_llama, pair_of_models, tmp_path):
+    path = pair_of_models[1] / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(BaseMismatch, match="b is stored quantised"):
+        merge(pair_of_models, tmp_path / "out")
+
+
+def test_whole_numbers_that_differ_are_refused(pair_of_models, tmp_path):
+    for i, folder in enumerate(pair_of_models):
+        tensors = {name: tensor.clone() for name, tensor in Checkpoint(folder).items()}
+        write_safetensors(folder / "model.safetensors", tensors | {"codes": torch.full((4,), i, dtype=torch.uint8)})
+    with pytest.raises(DeltaMismatch, match="codes holds whole numbers"):
+        merge(pair_of_models, tmp_path / "out")
+
+
 def test_a_missing_tensor_is_refused_by_name(tiny_llama, pair_of_models, tmp_path):
     tensors = dict(Checkpoint(pair_of_models[1]))
     del tensors["model.norm.weight"]

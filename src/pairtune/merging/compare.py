@@ -47,6 +47,11 @@ def check_same_family(models: Sequence[Source], home: Source, but: str = "") -> 
     `but` is a field of the configuration that may differ.
     """
     expected = config_of(home)
+    for source in (home, *models):
+        if config_of(source).get("quantization_config"):
+            raise BaseMismatch(
+                f"{source.label} is stored quantised, and merging its codes would destroy it; take it unquantised"
+            )
     rows = []
     for model in models:
         found = config_of(model)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pairtune.errors import InputError
 from pairtune.merging.sources import Source
 
-_LAYER = re.compile(r"(?P<before>.*?(?:layers|layer|h|blocks|block)\.)(?P<layer>\d+)(?P<after>\..+)")
+_LAYER = re.compile(r"(?P<before>(?:.*?\.)?(?:layers|layer|h|blocks|block)\.)(?P<layer>\d+)(?P<after>\..+)")
 
 
 class LayerPlace(NamedTuple):
