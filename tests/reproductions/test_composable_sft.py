@@ -13,7 +13,7 @@ from pairtune.reproductions.composable.world import TOPICS
 
 TINY = {
     "seeds": 1, "vocabulary": 60, "words": 10, "text_a": 60, "text_b": 10, "text_language": 40, "labelled": 24,
-    "held": 12, "test": 20, "width": 16, "layers": 1, "pretraining": 3, "language steps": 2, "topics steps": 2,
+    "held": 12, "test": 20, "width": 16, "layers": 1, "pretraining": 3, "language steps": 4, "topics steps": 4,
 }  # fmt: skip
 SETTINGS = composable_sft.REPRODUCTION.settings | TINY
 

@@ -148,7 +148,7 @@ REPRODUCTION = Reproduction(
         "width": 64,
         "layers": 2,
         "pretraining": 1500,
-        "language steps": 400,
+        "language steps": 800,
         "topics steps": 300,
     },
 )
