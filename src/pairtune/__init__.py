@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pairtune.data.task import Task
     from pairtune.merging.rebase import rebase
     from pairtune.merging.run import merge
+    from pairtune.merging.search import search_merge
     from pairtune.ood.scoring import score
     from pairtune.pair.base import Base
     from pairtune.pair.delta import Delta
@@ -36,10 +37,25 @@ _HOME = {
     "merge": "pairtune.merging.run",
     "rebase": "pairtune.merging.rebase",
     "score": "pairtune.ood.scoring",
+    "search_merge": "pairtune.merging.search",
     "methods": "pairtune.registry",
 }
 
-__all__ = ["Base", "Delta", "Pair", "Task", "diff", "evaluate", "merge", "methods", "rebase", "score", "sweep", "tune"]
+__all__ = [
+    "Base",
+    "Delta",
+    "Pair",
+    "Task",
+    "diff",
+    "evaluate",
+    "merge",
+    "methods",
+    "rebase",
+    "score",
+    "search_merge",
+    "sweep",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from pairtune.errors import FormatError, InputError, PairtuneError
 from pairtune.merging import search_forest
 from pairtune.merging.by_layer import Choice, Layer, layer_of
 from pairtune.merging.in_memory import combine
-from pairtune.merging.search import explore, search
+from pairtune.merging.search import explore, search, search_merge
 from pairtune.merging.search_models import Merger
 from pairtune.merging.search_pareto import front, scalarised
 from pairtune.merging.search_space import Space, shares
@@ -236,6 +236,23 @@ def test_merged_groups_are_kept_up_to_a_limit():
     merger.tensors(tuple([Choice("task-arithmetic", (1, 2), (0.1, 0.1))] * 6))
     assert merger._size <= merger.limit
     assert merger._size == sum(t.nbytes for kept in merger._kept.values() for t in kept.values())
+
+
+def test_state_dicts_are_searched_as_they_are():
+    base, (a, b) = pool()
+    aim = {name: base[name] + 0.5 * (a[name] - base[name]) for name in NAMES}
+
+    def near(tensors):
+        return {name: -float((tensors[name] - aim[name]).pow(2).mean()) for name in NAMES[:2]}
+
+    options = {"operators": ["linear", "task-arithmetic", "keep"], "trials": 12, "sampler": "random"}
+    found, merged = search_merge({"base": base, "a": a, "b": b}, near, base="base", **options)
+    assert near(merged) == found.trials[found.best].scores and found.objectives == NAMES[:2]
+    assert len(found.trials) == 12 and {choice.operator for choice in found.choices} <= set(options["operators"])
+    alone, kept = search_merge({"a": a, "b": b}, lambda tensors: -near(tensors)[NAMES[0]], trials=4)
+    assert alone.space.operators == ("linear", "slerp", "keep") and set(kept) == set(NAMES)
+    with pytest.raises(InputError, match="base: 'bas' is not in the pool; did you mean base"):
+        search_merge({"base": base, "a": a}, near, base="bas")
 
 
 def test_a_search_finds_the_merge_that_was_hidden():

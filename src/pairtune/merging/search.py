@@ -29,6 +29,9 @@ from pairtune.merging.search_journal import Journal, Trial
 from pairtune.merging.search_models import Merger
 from pairtune.merging.search_pareto import front, scalarised
 from pairtune.merging.search_space import Point, Space
+from pairtune.merging.sources import Source
+from pairtune.pair.tensor_names import natural
+from pairtune.registry import suggest
 
 Sampler = Literal["forest", "tpe", "random"]
 Select = Literal["mean", "worst"]
@@ -66,6 +69,35 @@ class Found:
     def best_so_far(self) -> np.ndarray:
         """[trials] the best value of the rule of selection up to each trial."""
         return np.maximum.accumulate(_values(self.trials, self.select))
+
+
+def search_merge(
+    pool: Mapping[str, Mapping[str, Tensor]],
+    evaluate: Callable[[dict[str, Tensor]], float | Mapping[str, float]],
+    base: str | None = None,
+    operators: Sequence[str] | None = None,
+    **options: Any,
+) -> tuple[Found, dict[str, Tensor]]:
+    """Search over the merges of models in memory, of any architecture: what was found, and the best merged tensors.
+
+    Args:
+        pool: state dicts by name, all with the same tensors; two or more.
+        evaluate: see `search`.
+        base: which of the pool the others were tuned from; without one, methods on their changes are left out.
+        operators: the methods to choose from; all by default (see `search_space`).
+        options: see `explore`.
+
+    Raises `InputError` for a pool or options that cannot be, `DeltaMismatch` for tensors that do not fit together.
+    """
+    if base is not None and base not in pool:
+        raise InputError(f"base: {base!r} is not in the pool{suggest(base, pool)}")
+    sources = {name: Source(name, None, tensors) for name, tensors in pool.items()}
+    names = frozenset().union(*pool.values())
+    place = None if base is None else list(pool).index(base)
+    space = Space.of(list(pool), sorted(names, key=natural), place, base is not None, operators)
+    merger = Merger(list(sources.values()), None if base is None else sources[base], space)
+    found = search(merger, evaluate, **options)
+    return found, merger.tensors(found.choices)
 
 
 def search(
