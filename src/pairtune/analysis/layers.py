@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from pairtune.data.task import Task
     from pairtune.pair.line import Line
 
-ROWS = 128  # of the training split, for sharpness and the layers' paths
+ROWS = 64  # of the training split, for sharpness and the layers' paths
 RHO_WORST, RHO_AVERAGE = 0.004, 0.1  # radii as shares of each weight's size
-ITERATIONS, DRAWS = 10, 10
+ITERATIONS, DRAWS = 8, 5
 
 
 @dataclass(frozen=True)

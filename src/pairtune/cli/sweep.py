@@ -24,7 +24,8 @@ def sweep(
         Path | None, typer.Option(help="Keep the picked point as a pair in this folder, which must not exist yet.")
     ] = None,
     layers: Annotated[
-        bool, typer.Option("--layers", help="Also which layers are sharp or lag behind, and what thinning them does.")
+        bool,
+        typer.Option("--layers", help="Also which layers are sharp or lag behind, and whether thinning helps (slow)."),
     ] = False,
     base: Annotated[str | None, typer.Option(help="The base, where the pairs do not name it.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="The task's text column(s), where the guess is wrong.")] = None,
