@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ class Choice:
     operator: str
     models: tuple[int, ...]
     weights: tuple[float, ...]
-    settings: tuple[tuple[str, float], ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
 
     @property
     def rule(self) -> Rule:

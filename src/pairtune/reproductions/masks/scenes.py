@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -108,7 +108,8 @@ class Studio:
             top, left = generator.integers(0, tiles.shape[1] - 2 * SIDE, 2)
             window = np.s_[at % len(tiles), top : top + 2 * SIDE, left : left + 2 * SIDE]
             image = tiles[window].reshape(SIDE, 2, SIDE, 2).mean((1, 3)) / 255
-            parts = np.asarray(label(inside[window].reshape(SIDE, 2, SIDE, 2).mean((1, 3)) > 0.5)[0])
+            inner = inside[window].reshape(SIDE, 2, SIDE, 2).mean((1, 3)) > 0.5
+            parts, _ = cast("tuple[np.ndarray, int]", label(inner))
             sizes = np.bincount(parts.ravel())
             fitting = [i for i, size in enumerate(sizes) if i and 40 <= size <= 450]
             if fitting:
