@@ -48,7 +48,7 @@ def _lead(found: Layers) -> str:
         said.append("Nothing was thinned: there is no validation split to pick the share on.")
         return " ".join(said)
     wish = "prefers" if found.preferred else "does not prefer"
-    said.append(f"Validation {wish} the path with their change thinned to {one.keep:.0%} to the plain one.")
+    said.append(f"Validation {wish} the path with this change thinned to {one.keep:.0%} to the plain one.")
     if one.effect is not None:
         mean, low, high = one.effect
         clear = "" if low > 0 or high < 0 else ", not clearly different"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pairtune.analysis.behaviour import MEANINGS as OF_ROWS
 from pairtune.analysis.behaviour import RISING, SHARES, shown
 from pairtune.analysis.path import MEANINGS as OF_PATH
 from pairtune.analysis.path import chart
-from pairtune.analysis.report import Block, Cell, Document, Figure, Note, Section, Table
+from pairtune.analysis.report import Block, Cell, Document, Figure, Note, Section, Table, titled
 
 if TYPE_CHECKING:
     from pairtune.analysis.paired import Difference
@@ -38,9 +39,9 @@ def document(found: Sweep) -> Document:
 
 def _path(found: Sweep) -> Section:
     metric = found.metric
-    blocks: list[Block] = [chart(f"{metric} along the path", metric, found.curves, found.alphas)]
+    blocks: list[Block] = [chart(titled(f"{metric} along the path", "", False), metric, found.curves, found.alphas)]
     if found.loss != metric:
-        blocks.append(chart(f"{found.loss} along the path", found.loss, found.losses, found.alphas))
+        blocks.append(chart(titled(f"{found.loss} along the path", "", False), found.loss, found.losses, found.alphas))
     points = [(name, one) for name, one in (("chosen", found.chosen), ("oracle", found.oracle)) if one is not None]
     if points:
         blocks.append(_points(points, found))
@@ -55,7 +56,8 @@ def _path(found: Sweep) -> Section:
             blocks.append(Note(f"{split}: {seen:,} of {there:,} rows, evenly spread (--all takes all)."))
     used = {"alpha", "barrier", *(name for name, _ in points), *({"gain"} if found.oracle else ())}
     meanings = {name: words for name, words in MEANINGS.items() if name in used}
-    meanings |= {name: OF_PATH[name] for name in (metric, found.loss) if name in OF_PATH}
+    of_rows = OF_ROWS if found.loss != metric else OF_PATH
+    meanings |= {name: of_rows[name] for name in (metric, found.loss) if name in of_rows}
     return Section("path", "The path between the two ends", _lead(found), blocks, meanings)
 
 
