@@ -18,6 +18,7 @@ import logging
 import os
 import random
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,12 +154,13 @@ def main() -> None:
             batches = make_batches(tokenizer, texts)
             worst = float((plain(pair, batches) - paired(pair, batches)).abs().max())
             assert worst < 1e-3, f"{name}: scores differ by {worst}"
-            contenders = {
+            contenders: dict[str, Callable[[], object]] = {
                 f"two plain passes, {name}": partial(plain, pair, batches),
                 f"pair, {name}": partial(paired, pair, batches),
             }
             if importlib.util.find_spec("lm_eval"):
-                harness = contenders[f"lm-eval, {name}"] = Harness(pair, tokenizer, texts)
+                harness = Harness(pair, tokenizer, texts)
+                contenders[f"lm-eval, {name}"] = harness
                 worst = max(worst, float((harness() - paired(pair, batches)).abs().max()))
                 assert worst < 1e-3, f"{name}: lm-eval's scores differ by {worst}"
             tokens = sum(int(b["attention_mask"].sum()) for b in batches)
