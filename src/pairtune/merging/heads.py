@@ -20,7 +20,7 @@ def with_head(steps: list[Step], models: Sequence[Source], home: Source) -> tupl
     Without a new head, the steps as they are. Raises `BaseMismatch` for heads with other labels, `InputError` where the
     deltas do not say what their head is for.
     """
-    new = [step.name for step in steps if step.name not in home.names]
+    new = [step.name for step in steps if any(model.is_new(step.name) for model in models)]
     if not new:
         return steps, {}
     tasks = {model.label: task for model in models if any(model.is_new(name) for name in new) if (task := _task(model))}
