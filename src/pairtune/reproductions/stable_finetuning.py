@@ -234,8 +234,8 @@ REPRODUCTION = Reproduction(
         _part("tuning beats the cosine", "reinit 1", COSINE, "64 pairs", 0.002, counts=False),
     ),
     run=run,
-    reading="What holds here should not be leant on. With 64 sentences every technique but freezing five blocks gains 6 "
-    "to 9 points over bare good habits (.657), and so does leaving the bias correction out (.717): without it the "
+    reading="What holds here should not be leant on. With 64 sentences every technique but freezing five blocks gains "
+    "6 to 9 points over bare good habits (.657), and so does leaving the bias correction out (.717): without it the "
     "first steps are larger, and the rates that validation picked with one seed out of three differ by up to ten "
     "times between arms (3e-5 to 3e-4), so that much of it is the rate of a run of 48 steps, not the technique. "
     "Bias correction does halve the spread (.019 against .038), as the paper says, but at a lower mean. With 250 "
