@@ -45,7 +45,7 @@ def _is_whole(source: str) -> bool:
     if source.startswith("zoo:"):
         return True
     folder = hub.local_folder(source)
-    if any((folder / name).exists() for name in (CARD_FILE, "adapter_config.json")):
+    if any((folder / name).exists() for name in (CARD_FILE, hub.ADAPTER_FILE)):
         return False
     if not (folder / "config.json").exists():
         raise InputError(

@@ -13,10 +13,10 @@ from torch import Tensor
 from pairtune.errors import DeltaMismatch, FormatError
 from pairtune.pair.delta import Delta
 from pairtune.pair.files import SafetensorsFile, open_safetensors, read_json
+from pairtune.pair.hub import ADAPTER_FILE
 from pairtune.pair.parts import LowRank, Module, Part, Value
 from pairtune.pair.tensor_names import some
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 # Settings under which an adapter is more than W + scale · B A; its tuner then has to say what it does.
@@ -32,7 +32,7 @@ def read_adapter(folder: Path, base: Mapping[str, Tensor]) -> Delta | None:
     modules of their own. Raises `DeltaMismatch` for tensors that do not fit the base, a half of a pair that is missing,
     and NaN or infinite values.
     """
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / ADAPTER_FILE)
     initial = config.get("init_lora_weights")
     if (
         str(config.get("peft_type", "LORA")).upper() != "LORA"
@@ -89,10 +89,10 @@ def _product(folder: Path, module: str, sides: Mapping[str, Tensor], config: Map
     try:
         own = [a for key, a in (config.get("alpha_pattern") or {}).items() if re.fullmatch(rf"(.*\.)?({key})", module)]
     except (re.error, AttributeError) as error:
-        raise FormatError(f"{folder / CONFIG}: alpha_pattern should map patterns to numbers ({error})") from None
+        raise FormatError(f"{folder / ADAPTER_FILE}: alpha_pattern should map patterns to numbers ({error})") from None
     alpha = own[0] if own else config.get("lora_alpha")
     if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise FormatError(f"{folder / CONFIG}: lora_alpha should be a number, found {alpha!r}")
+        raise FormatError(f"{folder / ADAPTER_FILE}: lora_alpha should be a number, found {alpha!r}")
     rank = max(part.rank, 1)
     return LowRank(part.A, part.B, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 

@@ -19,6 +19,7 @@ from pairtune.merging.run import Job
 from pairtune.merging.sources import Source
 from pairtune.pair.card import library_versions
 from pairtune.pair.files import write_json, write_safetensors
+from pairtune.pair.hub import ADAPTER_FILE
 from pairtune.pair.parts import LowRank
 from pairtune.pair.staging import staged_folder
 from pairtune.pair.tensor_names import layer_of
@@ -59,7 +60,7 @@ def write_peft(
     figures = {"tensors": len(factors), "layers": _relative(errors), "rank": rank, "check": None}
     with staged_folder(out) as folder:
         write_safetensors(folder / adapter.WEIGHTS, tensors, {"format": "pt"})
-        write_json(folder / adapter.CONFIG, _config(job, {name: part.rank for name, part in factors.items()}))
+        write_json(folder / ADAPTER_FILE, _config(job, {name: part.rank for name, part in factors.items()}))
         if check and not any(error > 0 for error in figures["layers"].values()):
             from pairtune.merging.check import check_adapter
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pairtune.errors import BaseMismatch, InputError
-from pairtune.merging.adapter import CONFIG, read_adapter
+from pairtune.merging.adapter import read_adapter
 from pairtune.merging.sources import Source
 from pairtune.pair import hub
 from pairtune.pair.card import CARD_FILE, Card
@@ -16,6 +16,7 @@ from pairtune.pair.checkpoint import Checkpoint
 from pairtune.pair.complete import verify
 from pairtune.pair.delta_io import load_delta
 from pairtune.pair.files import open_safetensors, read_json
+from pairtune.pair.hub import ADAPTER_FILE
 from pairtune.pair.inspect_folder import refuse_remote_code
 from pairtune.pair.installed import DELTA_FILE
 from pairtune.zoo import path as zoo_path
@@ -55,15 +56,15 @@ def _folder(name: str) -> Path:
 
 
 def _is_delta(folder: Path) -> bool:
-    return (folder / CARD_FILE).exists() or (folder / CONFIG).exists()
+    return (folder / CARD_FILE).exists() or (folder / ADAPTER_FILE).exists()
 
 
 def _named_base(folder: Path) -> str | None:
     """The base that a delta's folder records."""
     if (folder / CARD_FILE).exists():
         return Card.load(folder).base.source
-    if (folder / CONFIG).exists():
-        name = read_json(folder / CONFIG).get("base_model_name_or_path")
+    if (folder / ADAPTER_FILE).exists():
+        name = read_json(folder / ADAPTER_FILE).get("base_model_name_or_path")
         return str(name) if name else None
     return None
 
@@ -93,7 +94,7 @@ def _pair(label: str, folder: Path, base: Source) -> Source:
         raise InputError(
             f"{label}: a stack of {len(card.stack)} deltas; write it as one model first: pairtune export --to merged"
         )
-    if (folder / CONFIG).exists():
+    if (folder / ADAPTER_FILE).exists():
         return _adapter(label, folder, base)
     delta = _own_delta(folder, base)
     if delta is None:

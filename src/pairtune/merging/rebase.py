@@ -35,6 +35,7 @@ from pairtune.pair.delta import Delta
 from pairtune.pair.delta_io import load_delta
 from pairtune.pair.export import prompt_logits
 from pairtune.pair.files import read_json, safe_join
+from pairtune.pair.hub import ADAPTER_FILE
 from pairtune.pair.installed import DELTA_FILE
 from pairtune.pair.loader import GENERATION_FILE, head_of_adapter, head_of_config, install_layer
 from pairtune.pair.pair import Layer, Pair
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 log = logging.getLogger("pairtune")
-ADAPTER_FILE, TOKENIZER_FILE = "adapter_config.json", "tokenizer_config.json"
+TOKENIZER_FILE = "tokenizer_config.json"
 
 
 def rebase(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import
 FETCHED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.md", MARKER]
 _NOT_FETCHED = ["consolidated*", "original/*", "onnx/*", "openvino/*"]  # second copies of the weights
 _SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+ADAPTER_FILE = "adapter_config.json"  # by which a PEFT folder is known
 
 
 def local_folder(source: str | Path, revision: str | None = None) -> Path:
@@ -125,7 +126,7 @@ def load_model(
     files.
     """
     folder = _checked(source, revision)
-    if (folder / "adapter_config.json").exists():
+    if (folder / ADAPTER_FILE).exists():
         raise FormatError(f"{folder}: adapter_config.json makes this a PEFT adapter, not a model; load it as a pair")
     for path in checkpoint_files(folder):
         open_safetensors(path)

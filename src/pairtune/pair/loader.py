@@ -21,12 +21,12 @@ from pairtune.pair.checkpoint import Checkpoint, tokenizer_digest
 from pairtune.pair.complete import verify
 from pairtune.pair.delta_io import load_delta, save_delta
 from pairtune.pair.files import open_safetensors, read_json, safe_join, write_json
+from pairtune.pair.hub import ADAPTER_FILE
 from pairtune.pair.installed import DELTA_FILE
 from pairtune.pair.pair import Layer, Pair
 from pairtune.pair.staging import staged_folder
 
 log = logging.getLogger("pairtune")
-ADAPTER_FILE = "adapter_config.json"
 GENERATION_FILE = "generation_config.json"
 
 

@@ -51,12 +51,14 @@ class Adapter(Tuner):
     ) -> Installed:
         from torch.nn import functional
 
-        from pairtune.tuners.adapters import Bottleneck, Place, Where, install_adapters
+        from pairtune.tuners.adapters import Bottleneck, Place, halves, install_adapters
 
         own = self.settings
-        halves: list[Where] = ["attention", "ffn"] if own.where == "both" else ["ffn"]
         sequential = own.form == "sequential"
-        places = [Place(half, own.form, residual=sequential, scale=1.0 if sequential else own.scale) for half in halves]
+        places = [
+            Place(half, own.form, residual=sequential, scale=1.0 if sequential else own.scale)
+            for half in halves(own.where)
+        ]
         activation = getattr(functional, own.activation)
         return install_adapters(
             base,

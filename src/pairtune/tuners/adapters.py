@@ -46,6 +46,11 @@ class Place:
     mixes: bool = False
 
 
+def halves(where: Literal["both", "ffn"]) -> list[Where]:
+    """The halves of a block that a tuner's setting names, in the order in which they run."""
+    return ["attention", "ffn"] if where == "both" else ["ffn"]
+
+
 class AdaptedModel(Beside):
     """A base with an adapter at each place of every block; `side` is the list of them, block by block."""
 

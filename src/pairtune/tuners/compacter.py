@@ -53,7 +53,7 @@ class Compacter(Tuner):
     def install(
         self, base: Base, pair_model: nn.Module, calibration: Iterable[dict[str, Any]] | None = None
     ) -> Installed:
-        from pairtune.tuners.adapters import Place, Where, install_adapters
+        from pairtune.tuners.adapters import Place, halves, install_adapters
         from pairtune.tuners.phm import PHMBottleneck, Rule
 
         own, width = self.settings, base.hidden_size
@@ -64,11 +64,10 @@ class Compacter(Tuner):
                 f"{width} // {own.reduction} = {narrow}; choose another n or reduction"
             )
         rule = Rule(own.n)
-        halves: list[Where] = ["attention", "ffn"] if own.where == "both" else ["ffn"]
         return install_adapters(
             base,
             pair_model,
-            [Place(half, "sequential", residual=True) for half in halves],
+            [Place(half, "sequential", residual=True) for half in halves(own.where)],
             lambda width: PHMBottleneck(width, narrow, own.rank, rule),
             norms=own.norms,
             shared=rule,

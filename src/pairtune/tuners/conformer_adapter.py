@@ -54,17 +54,16 @@ class ConformerAdapter(Tuner):
     def install(
         self, base: Base, pair_model: nn.Module, calibration: Iterable[dict[str, Any]] | None = None
     ) -> Installed:
-        from pairtune.tuners.adapters import ConformerBottleneck, Place, Where, install_adapters
+        from pairtune.tuners.adapters import ConformerBottleneck, Place, halves, install_adapters
 
         own = self.settings
         if own.kernel % 2 == 0:
             raise InputError(f"tuner conformer-adapter: kernel {own.kernel} has no middle; take an odd number")
-        halves: list[Where] = ["attention", "ffn"] if own.where == "both" else ["ffn"]
         residual = own.form == "sequential"
         return install_adapters(
             base,
             pair_model,
-            [Place(half, own.form, residual=residual, mixes=True) for half in halves],
+            [Place(half, own.form, residual=residual, mixes=True) for half in halves(own.where)],
             lambda width: ConformerBottleneck(width, max(round(width / own.reduction), 1), own.kernel),
             norms=own.norms,
             provides=self.provides,

@@ -16,6 +16,7 @@ import pydantic
 
 from pairtune.errors import DeltaMismatch, FormatError, InputError
 from pairtune.pair.files import read_json
+from pairtune.pair.hub import ADAPTER_FILE
 from pairtune.registry import suggest
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from pairtune.pair.base import Base
 
-CONFIG_FILE = "adapter_config.json"
 # Set by pairtune, from the base and the task.
 MANAGED = frozenset(
     {"peft_type", "task_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "peft_version"}
@@ -117,7 +117,7 @@ def read_config(folder: Path) -> PeftConfig:
     Raises `FormatError` for a damaged file, an unknown setting that is not neutral (it was made by a newer PEFT and
     would mean something else here) or one that makes PEFT import a module by name.
     """
-    path = Path(folder) / CONFIG_FILE
+    path = Path(folder) / ADAPTER_FILE
     data = read_json(path)
     kind = data.get("peft_type")
     if not isinstance(kind, str):

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from pairtune.errors import MissingView
 from pairtune.pair.files import write_json, write_safetensors
+from pairtune.pair.hub import ADAPTER_FILE
 from pairtune.pair.installed import Installed, check_state, first_changed_block
-from pairtune.tuners.peft_config import CONFIG_FILE, to_json
+from pairtune.tuners.peft_config import to_json
 from pairtune.tuners.peft_initial import INITIAL, doubled
 
 if TYPE_CHECKING:
@@ -156,8 +157,8 @@ class InstalledPeft(Installed):
             again = seen.setdefault(tensor.untyped_storage().data_ptr(), name) != name
             tensors[name] = tensor.clone() if again else tensor.contiguous()
         write_safetensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
-        write_json(folder / CONFIG_FILE, config)
-        return [CONFIG_FILE, WEIGHTS_FILE]
+        write_json(folder / ADAPTER_FILE, config)
+        return [ADAPTER_FILE, WEIGHTS_FILE]
 
     def full_scale(self, layer: BaseTunerLayer) -> float:
         """The factor of a layer's change at alpha = 1, whatever fraction is on now."""
