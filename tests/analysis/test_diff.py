@@ -234,3 +234,11 @@ def test_flips_between_wrong_answers_are_counted(task):
     one = flips._exact(three, SplitAnswers(rows, 3, {BASE: side(wide), "v": side(other)}, BASE), "v")
     assert (len(one.better), [flip.text for flip in one.worse], one.other) == (0, ["z"], 1)
     assert one.worse[0].before == "c (70%)" and one.worse[0].after == "b (70%)"
+
+
+def test_the_last_step_is_the_last_that_was_announced(pair, task, caplog):
+    with caplog.at_level("INFO", logger="pairtune"):
+        pairtune.diff(pair, task, general=GENERAL_TEXTS)
+    last = [record.getMessage() for record in caplog.records if record.getMessage().startswith("diff: ")][-1]
+    done, total = last.removeprefix("diff: ").split(",")[0].split(" of ")
+    assert done == total

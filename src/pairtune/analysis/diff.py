@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, ClassVar
 
 from pairtune.analysis import behaviour, calibration, flips, forgetting, path, typicality, weights
-from pairtune.analysis.answers import Answers, gather, same_base, spread
+from pairtune.analysis.answers import Answers, gather, same_base, scorable, spread
 from pairtune.analysis.calibration import Calibration
 from pairtune.analysis.evaluate import Evaluation, compared
 from pairtune.analysis.flips import Flips
@@ -94,7 +94,8 @@ def diff(
         splits = [name for name in task.splits if name == "validation"] or list(task.splits)
     plain = first.base.family == "causal" and all("tokens" in pair.views for pair in named.values())
     known = forgetting.general_task(general, rows)
-    with Steps("diff", _steps(named, splits, plain, task)) as step:
+    answerable = [name for name in splits if task and len(scorable(task, task.split(name))[0])]
+    with Steps("diff", _steps(named, answerable, plain, task)) as step:
         moved = weights.weights(named, step)
         answers = None if task is None else gather(named, task, splits, most=rows, step=step)
         lost, losses = forgetting.general_text(named, known, step)
@@ -126,7 +127,7 @@ def diff(
 
 
 def _steps(named: Mapping[str, Pair], splits: Sequence[str], plain: bool, task: Task | None) -> int:
-    """How often `diff` says what it does, or nearly."""
+    """How often `diff` says what it does; `splits` are those with rows that can be answered."""
     first = next(iter(named.values()))
     probe = bool(first.base.new_names) and task is not None and "train" in task.splits
     models = len(named) + (1 if probe or not first.base.new_names else 0)
