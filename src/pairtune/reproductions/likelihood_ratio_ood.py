@@ -60,7 +60,7 @@ REPRODUCTION = Reproduction(
     reading="One counted part is undecided, all others hold. Between the intents of one domain (BANKING77) the ratio's "
     "sum is only a little above the likelihood's (.64 to .61), and per token the likelihood is the better of the two "
     "(.67 to .66): a base of 5 M parameters and 14 M tokens says little about banking, so that what the variant has "
-    "learnt beyond it is mostly the domain, which both sides of the split share. Features of a sentence encoder do "
+    "learnt beyond it is probably the domain, which both sides of the split share. Features of a sentence encoder do "
     "better there (.74). On CLINC150 the ratio has .88 (per token .89) against .79 (.83). It is the base that makes "
     "it: with a random base or one of Shakespeare alone the sum falls to .63 and .66, below the likelihood, and with "
     "3, 10, 30 and 100 % of a pretraining it rises from .74 to .82 with no end in sight; a larger base should raise "

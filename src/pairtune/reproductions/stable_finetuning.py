@@ -237,11 +237,11 @@ REPRODUCTION = Reproduction(
     reading="What holds here should not be leant on. With 64 sentences every technique but freezing five blocks gains "
     "6 to 9 points over bare good habits (.657), and so does leaving the bias correction out (.717): without it the "
     "first steps are larger, and the rates that validation picked with one seed out of three differ by up to ten "
-    "times between arms (3e-5 to 3e-4), so that much of it is the rate of a run of 48 steps, not the technique. "
+    "times between arms (3e-5 to 3e-4), so that much of it may be the rate of a run of 48 steps. "
     "Bias correction does halve the spread (.019 against .038), as the paper says, but at a lower mean. With 250 "
     "sentences all but the freezing of five blocks lie within 2 points of .825, and with 1000 no technique helps. "
     "With 64 pairs nothing is learnt: the correlation with the truth is zero in every arm and most runs are no "
-    "better than a constant; re-initialising 'wins' because its answers stay closest to that constant, and the "
+    "better than a constant; re-initialising 'wins' probably because its answers stay near that constant, and the "
     "base's plain cosine beats all. Where the base is small and each run short, no run fails on classes, so that "
     "the instability which the techniques are for is hardly there.",
     settings={
