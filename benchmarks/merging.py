@@ -50,7 +50,7 @@ for i, model in enumerate(models):
 """
 OURS = """
 import sys, json
-from pairtune.merging.run import merge
+from pairtune.merging.engine.run import merge
 out, method, settings, base, *models = sys.argv[1:]
 merge(models, out, method, json.loads(settings), base=base if method != "linear" else None, check=False)
 """
@@ -173,7 +173,7 @@ def main() -> None:
                             shutil.rmtree(work / "out")
                     results.append({"size": size, "shards": shards, "method": method, "runs": times})
                     show(results[-1])
-    imports = {"pairtune": run([sys.executable, "-c", "import pairtune.merging.run"])}
+    imports = {"pairtune": run([sys.executable, "-c", "import pairtune.merging.engine.run"])}
     if arguments.mergekit:
         imports["mergekit"] = run([arguments.mergekit, "-c", "import mergekit.scripts.run_yaml"])
     print(json.dumps({"benchmark": "merging", "results": results, "imports": imports, "torch": torch.__version__}))

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from pairtune.analysis.evaluate import evaluate
     from pairtune.analysis.sweep import sweep
     from pairtune.data.task import Task
-    from pairtune.merging.rebase import rebase
-    from pairtune.merging.run import merge
-    from pairtune.merging.search import search_merge
+    from pairtune.merging.engine.run import merge
+    from pairtune.merging.rebase.pair import rebase
+    from pairtune.merging.search.loop import search_merge
     from pairtune.ood.scoring import score
     from pairtune.pair.base import Base
     from pairtune.pair.delta import Delta
@@ -34,10 +34,10 @@ _HOME = {
     "evaluate": "pairtune.analysis.evaluate",
     "diff": "pairtune.analysis.diff",
     "sweep": "pairtune.analysis.sweep",
-    "merge": "pairtune.merging.run",
-    "rebase": "pairtune.merging.rebase",
+    "merge": "pairtune.merging.engine.run",
+    "rebase": "pairtune.merging.rebase.pair",
     "score": "pairtune.ood.scoring",
-    "search_merge": "pairtune.merging.search",
+    "search_merge": "pairtune.merging.search.loop",
     "methods": "pairtune.registry",
 }
 

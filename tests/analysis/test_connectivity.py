@@ -24,7 +24,7 @@ from pairtune.analysis.connectivity import (
 )  # fmt: skip
 from pairtune.analysis.predict import Reader, label_log_probs
 from pairtune.errors import MissingView
-from pairtune.merging.rebase import rebase
+from pairtune.merging.rebase.pair import rebase
 from pairtune.pair.base import Base
 from pairtune.pair.line import weights_of
 from pairtune.pair.pair import Pair

@@ -10,8 +10,8 @@ import torch
 from tests.merging.models import configured, moved, states
 
 from pairtune import registry
-from pairtune.merging.in_memory import combine
-from pairtune.merging.run import merge
+from pairtune.merging.engine.in_memory import combine
+from pairtune.merging.engine.run import merge
 from pairtune.pair.checkpoint import Checkpoint
 
 NAMES = [name for name in registry.methods("merging") if "samples" not in registry.load("merging", name).needs]

@@ -9,9 +9,9 @@ from tests.merging.models import configured, moved
 
 import pairtune
 from pairtune.errors import BaseMismatch, DeltaMismatch, FormatError, InputError
-from pairtune.merging.plan import Rule, plan
-from pairtune.merging.run import merge
-from pairtune.merging.sources import Source
+from pairtune.merging.engine.plan import Rule, plan
+from pairtune.merging.engine.run import merge
+from pairtune.merging.inputs.sources import Source
 from pairtune.pair.checkpoint import Checkpoint
 from pairtune.pair.complete import verify
 from pairtune.pair.delta import Delta

@@ -8,9 +8,9 @@ import torch
 from tests.merging.models import configured, states
 
 from pairtune.errors import ConfigError, InputError
-from pairtune.merging.in_memory import combine
-from pairtune.merging.operands import Operands
-from pairtune.merging.sources import Stored
+from pairtune.merging.engine.in_memory import combine
+from pairtune.merging.engine.operands import Operands
+from pairtune.merging.inputs.sources import Stored
 from pairtune.merging.task_vectors import at_least, at_most, magnitude_at
 
 WEIGHTS = [0.7, 0.2, 0.4]

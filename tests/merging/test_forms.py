@@ -9,8 +9,8 @@ import torch
 from tests.merging.models import moved
 
 from pairtune.errors import DeltaMismatch, InputError
-from pairtune.merging.adapter import read_adapter
-from pairtune.merging.run import merge
+from pairtune.merging.engine.run import merge
+from pairtune.merging.inputs.adapter import read_adapter
 from pairtune.pair.checkpoint import Checkpoint
 from pairtune.pair.complete import verify
 from pairtune.pair.delta_io import load_delta

@@ -9,7 +9,7 @@ import torch
 
 import pairtune
 from pairtune.errors import BaseMismatch
-from pairtune.merging.run import merge
+from pairtune.merging.engine.run import merge
 from pairtune.pair.checkpoint import Checkpoint
 
 

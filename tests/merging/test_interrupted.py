@@ -12,8 +12,8 @@ import pytest
 from tests.merging.models import moved
 
 from pairtune.errors import DiskFull, RunLocked
-from pairtune.merging import writer
-from pairtune.merging.run import merge
+from pairtune.merging.engine import writer
+from pairtune.merging.engine.run import merge
 from pairtune.pair.complete import is_complete
 from pairtune.pair.lock import RunLock
 

@@ -5,10 +5,10 @@ import torch
 from tests.merging.models import configured, moved
 
 from pairtune.errors import ConfigError, InputError
-from pairtune.merging.by_layer import Choice
-from pairtune.merging.in_memory import combine
-from pairtune.merging.layer_recipe import Entry, entries
-from pairtune.merging.recipe import Model, Recipe
+from pairtune.merging.config.layer_recipe import Entry, entries
+from pairtune.merging.config.recipe import Model, Recipe
+from pairtune.merging.engine.by_layer import Choice
+from pairtune.merging.engine.in_memory import combine
 from pairtune.pair.checkpoint import Checkpoint
 
 CHOICES = {

@@ -12,9 +12,9 @@ import yaml
 from tests.merging.models import configured, moved
 
 from pairtune.errors import ConfigError, InputError
-from pairtune.merging.gradients import value_for
-from pairtune.merging.in_memory import combine
-from pairtune.merging.recipe import run_file
+from pairtune.merging.config.gradients import value_for
+from pairtune.merging.config.recipe import run_file
+from pairtune.merging.engine.in_memory import combine
 from pairtune.pair.checkpoint import Checkpoint
 
 PEER = os.environ.get("PAIRTUNE_MERGEKIT")

@@ -11,9 +11,9 @@ from tests.conftest import make_tokenizer, save
 from tests.merging.bases import changed, nudged, stored, task, tuned
 
 from pairtune.errors import BaseMismatch, InputError
-from pairtune.merging.moving import moved
-from pairtune.merging.rebase import rebase
-from pairtune.merging.rebase_merged import rebase_merged
+from pairtune.merging.rebase.merged import rebase_merged
+from pairtune.merging.rebase.moving import moved
+from pairtune.merging.rebase.pair import rebase
 from pairtune.pair.export import export_merged
 from pairtune.pair.pair import Pair
 

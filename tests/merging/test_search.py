@@ -8,14 +8,14 @@ import torch
 from tests.merging.models import configured
 
 from pairtune.errors import FormatError, InputError, PairtuneError
-from pairtune.merging import search_forest
-from pairtune.merging.by_layer import Choice, Layer, layer_of
-from pairtune.merging.in_memory import combine
-from pairtune.merging.search import explore, search, search_merge
-from pairtune.merging.search_models import Merger
-from pairtune.merging.search_pareto import front, scalarised
-from pairtune.merging.search_space import Space, shares
-from pairtune.merging.sources import Source
+from pairtune.merging.engine.by_layer import Choice, Layer, layer_of
+from pairtune.merging.engine.in_memory import combine
+from pairtune.merging.inputs.sources import Source
+from pairtune.merging.search import forest
+from pairtune.merging.search.loop import explore, search, search_merge
+from pairtune.merging.search.models import Merger
+from pairtune.merging.search.pareto import front, scalarised
+from pairtune.merging.search.space import Space, shares
 
 NAMES = [f"model.layers.{i}.w" for i in range(5)] + ["embed.weight"]
 SPACE = Space.of(("base", "a", "b"), NAMES, base=0)
@@ -38,10 +38,10 @@ def test_groups_are_the_blocks_and_the_rest():
 
 
 def test_a_coarse_point_gives_blocks_in_a_row_one_choice():
-    point = search_forest.draw(SPACE, np.random.default_rng(0), 2)
+    point = forest.draw(SPACE, np.random.default_rng(0), 2)
     choices = SPACE.choices(point)
     assert choices[0] == choices[1] and choices[2] == choices[3]
-    assert len(set(SPACE.choices(search_forest.draw(SPACE, np.random.default_rng(0), 1)))) > 4
+    assert len(set(SPACE.choices(forest.draw(SPACE, np.random.default_rng(0), 1)))) > 4
 
 
 def test_every_pool_member_and_usual_merge_begins_the_search():
@@ -61,14 +61,14 @@ def test_points_stay_in_the_space_and_the_forest_sees_what_they_do(operator):
     space = SPACE if operator is None else Space.of(("base", "a", "b"), NAMES, base=0, operators=[operator])
     generator = np.random.default_rng(0)
     for _ in range(50):
-        point = search_forest.draw(space, generator)
+        point = forest.draw(space, generator)
         assert set(point) == set(space.distributions(point))
         assert all(one._contains(one.to_internal_repr(point[n])) for n, one in space.distributions(point).items())
-        table = search_forest.features(space, point)
-        new, near = search_forest._neighbour(space, point, table, generator)
+        table = forest.features(space, point)
+        new, near = forest._neighbour(space, point, table, generator)
         assert set(new) == set(space.distributions(new))
-        np.testing.assert_array_equal(near, search_forest.features(space, new))
-        again = search_forest._regrouped(space, point, 1)
+        np.testing.assert_array_equal(near, forest.features(space, new))
+        again = forest._regrouped(space, point, 1)
         assert space.choices(again) == space.choices(point)
 
 
@@ -76,7 +76,7 @@ def test_the_expected_improvement_is_its_integral():
     mean, deviation, lowest = np.array([0.3, -0.2]), np.array([0.5, 0.1]), 0.1
     drawn = mean + deviation * np.random.default_rng(0).normal(size=(400_000, 2))
     expected = np.maximum(lowest - drawn, 0).mean(0)
-    np.testing.assert_allclose(search_forest.expected_improvement(mean, deviation, lowest), expected, atol=2e-3)
+    np.testing.assert_allclose(forest.expected_improvement(mean, deviation, lowest), expected, atol=2e-3)
 
 
 def test_the_forest_beats_random_search_at_equal_trials():

@@ -9,7 +9,7 @@ import torch
 from tests.merging.models import moved
 
 from pairtune.errors import BaseMismatch
-from pairtune.merging.run import merge
+from pairtune.merging.engine.run import merge
 from pairtune.pair.checkpoint import Checkpoint
 from pairtune.pair.files import read_json, write_json, write_safetensors
 
@@ -96,8 +96,8 @@ def test_a_head_that_is_stored_twice_stays_tied(tiny_llama, tmp_path):
 
 
 def test_two_deltas_on_other_bases_are_refused(tiny_llama, tmp_path):
-    from pairtune.merging.as_delta import base_record
-    from pairtune.merging.sources import Source
+    from pairtune.merging.inputs.sources import Source
+    from pairtune.merging.outputs.as_delta import base_record
 
     model = moved(tiny_llama, tmp_path / "model", 1)
     merge([model], tmp_path / "delta", "passthrough", base=tiny_llama, to="delta", check=False)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pairtune.merging.by_layer import layer_of
+from pairtune.merging.engine.by_layer import layer_of
 from pairtune.reproductions import medsamix as reproduction
 from pairtune.reproductions.frame import execute
 from pairtune.reproductions.masks import pool as pool_module

@@ -6,7 +6,7 @@ from tests.cli.typed import call
 from tests.merging.bases import nudged, task, tuned
 
 from pairtune.errors import BaseMismatch, InputError
-from pairtune.merging.rebase import rebase
+from pairtune.merging.rebase.pair import rebase
 from pairtune.pair.installed import plain_parameters
 from pairtune.pair.pair import Pair
 from pairtune.training.run import tune

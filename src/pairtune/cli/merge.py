@@ -95,7 +95,7 @@ def merge(
             raise InputError("name the models, --model PATH or --model PATH:WEIGHT for each, or give a recipe file")
         if out is None:
             raise InputError("name the folder to write: --out FOLDER")
-    from pairtune.merging.recipe import Recipe, run_file
+    from pairtune.merging.config.recipe import Recipe, run_file
 
     done = run_file(file, flags) if file is not None else Recipe.of(flags, "the command line").run()
     frame.emit({"folder": str(done.folder), **done.card}, json, text=_text(done.folder, done.card))

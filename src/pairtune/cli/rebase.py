@@ -39,7 +39,7 @@ def rebase(
     if to == "merged" and data is None and out is not None:
         _merged(pair, onto, out, base, json)
         return
-    from pairtune.merging.rebase import rebase as move
+    from pairtune.merging.rebase.pair import rebase as move
 
     moved = move(pair, onto, base=base)
     found = None
@@ -49,7 +49,7 @@ def rebase(
             frame.emit(None, False, text=found)
     kept: dict[str, Any] = {} if out is None else {"out": str(out)}
     if out is not None and to == "merged":
-        from pairtune.merging.rebase_merged import rebase_merged
+        from pairtune.merging.rebase.merged import rebase_merged
 
         rebase_merged(pair, onto, out, base=base)
     elif out is not None:
@@ -67,7 +67,7 @@ def rebase(
 
 def _merged(pair: str, onto: str, out: Path, base: str | None, json: bool) -> None:
     """Stream the checkpoint, and say what was done."""
-    from pairtune.merging.rebase_merged import rebase_merged
+    from pairtune.merging.rebase.merged import rebase_merged
 
     card = rebase_merged(pair, onto, out, base=base).card
     rows = [("checkpoint", str(out)), ("moved", pair), ("from", card["old_base"]), ("onto", onto)]

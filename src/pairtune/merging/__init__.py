@@ -1,7 +1,9 @@
 """Deltas and models combined without training: the merge methods, one file each, over one streaming engine.
 
-A method sees one output tensor at a time, or a piece of it, and never a file. The engine (`engine.py`) asks it for
-whole checkpoints that are larger than the memory, `in_memory.py` for tensors that are loaded already.
+A method sees one output tensor at a time, or a piece of it, and never a file. The engine (`engine/stream.py`) asks it
+for whole checkpoints, larger than the memory too, `engine/in_memory.py` for tensors that are loaded already. What goes
+in is opened in `inputs/`, what comes out is written in `outputs/`; `config/` reads merges from files, `search/` looks
+for one, `rebase/` moves a delta to another base.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pairtune.method import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pairtune.merging.operands import Operands
+    from pairtune.merging.engine.operands import Operands
 
 
 class Merge(Method):

@@ -22,7 +22,7 @@ from pairtune.merging import Merge
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pairtune.merging.operands import Operands
+    from pairtune.merging.engine.operands import Operands
 
 
 class ModelStock(Merge):

@@ -12,7 +12,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from pairtune.merging.operands import Operands
+from pairtune.merging.engine.operands import Operands
 
 _LEVEL = 16  # bits of a number that one pass of the selection decides
 

@@ -26,7 +26,7 @@ from pairtune.merging.weights import each, shares
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pairtune.merging.operands import Operands
+    from pairtune.merging.engine.operands import Operands
 
 
 class Ties(Merge):

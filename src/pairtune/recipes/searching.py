@@ -25,15 +25,15 @@ from pairtune.analysis.predict import Reader
 from pairtune.analysis.progress import Steps
 from pairtune.analysis.searched import Searched, Tried
 from pairtune.errors import InputError
-from pairtune.merging.by_layer import Choice, layer_of
-from pairtune.merging.layer_recipe import entries
-from pairtune.merging.opening import open_sources
-from pairtune.merging.plan import Rule
-from pairtune.merging.run import prepare
-from pairtune.merging.search import Found, search
-from pairtune.merging.search_journal import Trial
-from pairtune.merging.search_models import Merger
-from pairtune.merging.search_space import Space
+from pairtune.merging.config.layer_recipe import entries
+from pairtune.merging.engine.by_layer import Choice, layer_of
+from pairtune.merging.engine.plan import Rule
+from pairtune.merging.engine.run import prepare
+from pairtune.merging.inputs.opening import open_sources
+from pairtune.merging.search.journal import Trial
+from pairtune.merging.search.loop import Found, search
+from pairtune.merging.search.models import Merger
+from pairtune.merging.search.space import Space
 from pairtune.pair.apply import install_delta
 from pairtune.pair.base import Base
 from pairtune.pair.delta import Delta

@@ -35,7 +35,7 @@ import numpy as np
 from pairtune.analysis.connectivity import line_across
 from pairtune.analysis.path import along
 from pairtune.analysis.sweep import barrier, on_line
-from pairtune.merging.rebase import rebase
+from pairtune.merging.rebase.pair import rebase
 from pairtune.pair.base import Base
 from pairtune.pair.pair import Pair
 from pairtune.reproductions.frame import Part, Reproduction, Results
@@ -198,7 +198,7 @@ REPRODUCTION = Reproduction(
     "what tuning gains there; the less, the farther apart they are and the higher the barrier between their "
     "fine-tunes, and not across independent runs; tuning that starts from it needs at most half of the steps, and "
     "recycling a delta from version to version ends higher than tuning the last one at once.",
-    module="merging/rebase",
+    module="merging/rebase/pair",
     verb="rebase",
     parts=(
         Part("more than half is recovered", "late neighbours, moved", "late neighbours, half the gain", (TEST,), 0.01),

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from pairtune.merging.search import Found
+from pairtune.merging.search.loop import Found
 from pairtune.reproductions.frame import Part, Reproduction, Results, difference
 from pairtune.reproductions.masks.arms import Bench, Merge, fixed, grids, keep
 from pairtune.reproductions.masks.pool import POOL, pool
@@ -213,7 +213,7 @@ REPRODUCTION = Reproduction(
     claim="A merge of generalist and specialists whose method and coefficients are searched layer by layer on a few "
     "labelled images beats the best model of the pool on new images, for one task and for several at once, and beats "
     "one tuned global coefficient.",
-    module="merging/search",
+    module="merging/search/loop",
     verb="merge --search",
     parts=PARTS,
     run=run,

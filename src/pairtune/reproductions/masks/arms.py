@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pairtune.merging.by_layer import Choice
-from pairtune.merging.search import Found, search
-from pairtune.merging.search_models import Merger
-from pairtune.merging.search_space import Space
-from pairtune.merging.sources import Source
+from pairtune.merging.engine.by_layer import Choice
+from pairtune.merging.inputs.sources import Source
+from pairtune.merging.search.loop import Found, search
+from pairtune.merging.search.models import Merger
+from pairtune.merging.search.space import Space
 from pairtune.reproductions.masks.net import Segmenter, dice
 from pairtune.reproductions.masks.pool import GENERALIST, POOL, Weights
 from pairtune.reproductions.masks.scenes import Scenes

@@ -1,0 +1,1 @@
+"""Merges written down: recipes by layer, YAML files, and mergekit's files."""

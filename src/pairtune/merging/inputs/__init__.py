@@ -1,0 +1,1 @@
+"""What is merged: checkpoints, adapters and deltas, opened as sources of tensors and compared before anything runs."""
