@@ -3,7 +3,8 @@
 Every figure is of fresh processes, taken in turn so that a busy machine disturbs all alike. The bounds are the bare
 interpreter and torch alone; the goal for ours is torch + 0.3 s, and under 0.5 s for an answer of the command line. What
 is not installed is left out, and so is, by name, what fails. Peers that cannot share an environment with ours are
-named with an interpreter that has them: `--peer mergekit=/other/bin/python`.
+named with an interpreter that has them, and the module that does their work, since some packages import it only when
+it is used: `--peer mergekit.merge=/other/bin/python`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ CODE = {
     "transformers.Trainer": "from transformers import Trainer",
     "peft.get_peft_model": "from peft import LoraConfig, get_peft_model",
     "trl.SFTTrainer": "from trl import SFTTrainer",
-    "lm_eval": "import lm_eval",
+    "lm_eval.simple_evaluate": "from lm_eval import simple_evaluate",
     "pytorch_ood": "import pytorch_ood",
 }
 OPTIONAL = {"peft", "trl", "lm_eval", "pytorch_ood"}
@@ -110,7 +111,8 @@ def main() -> None:
             taken[name].append(measure(command))
     loaded = {name: facts(cases[name]) for name in cases if name in CODE or name in peers}
     packages = {name.partition(".")[0] for name in loaded if " " not in name} | {"pairtune"}
-    sizes = {name: pulled(peers.get(name, sys.executable), name) for name in sorted(packages)}
+    pythons = {name.partition(".")[0]: python for name, python in peers.items()}
+    sizes = {name: pulled(pythons.get(name, sys.executable), name) for name in sorted(packages)}
 
     from _harness import Timing, finish  # imports torch: after the processes that are measured were started
 
