@@ -62,11 +62,12 @@ def make_pair(folder: Path, blocks: int = 12, vocabulary: int = 8192) -> Pair:
 
 
 def make_texts(tokenizer: Any, count: int, shortest: int, longest: int) -> list[str]:
-    """Texts of random words, one token a word, sorted by length; lengths in tokens without the first, special one."""
+    """Texts of random words, of about one token a word, the first, special one not counted; sorted by their tokens."""
     generator = random.Random(0)
     words = [word[1:] for word in tokenizer.get_vocab() if word.startswith("Ġ") and word[1:].isalpha()]
-    lengths = sorted(generator.randint(shortest, longest) for _ in range(count))
-    return [" " + " ".join(generator.choices(words, k=length)) for length in lengths]
+    lengths = [generator.randint(shortest, longest) for _ in range(count)]
+    texts = [" " + " ".join(generator.choices(words, k=length)) for length in lengths]
+    return sorted(texts, key=lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
 
 
 def make_batches(tokenizer: Any, texts: list[str]) -> list[dict[str, torch.Tensor]]:
