@@ -1,10 +1,10 @@
 """Detectors' throughput beside one forward pass, and the memory of scoring a long file; one JSON line at the end.
 
 Each detector scores the same texts on zoo:tiny-lm with a changed upper half; one pass of the variant's blocks, without
-a head, is the floor of them all, and two passes with the head what a log ratio costs at most. Then 10^5 lines are
-scored through the verb's own path (records into a file): resident memory after the first chunk and at the end, and the
-rate. Goals: a detector on features costs at most 1.2 passes; memory grows by less than 50 MB. The bound is 2 N T / F: a
-pass over T tokens of an N-parameter model at F FLOP/s.
+a head, is the floor of them all, and two passes with the head what a log ratio costs at most. Then 10^5 lines of 4 to
+12 words are scored through the verb's own path (records into a file): resident memory after the first chunk and at the
+end, and the rate. Goals: a detector on features costs at most 1.2 passes; memory grows by less than 50 MB. The bound is
+2 N T / F: a pass over T tokens of an N-parameter model at F FLOP/s.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def make_pair() -> Pair:
     return Pair(base, [Layer(SwappedParameters(base.model, variants), lambda: None)])  # type: ignore[arg-type,return-value]
 
 
-def make_texts(count: int, seed: int = 0) -> list[str]:
-    """Texts of 4 to 40 words."""
+def make_texts(count: int, seed: int = 0, longest: int = 40) -> list[str]:
+    """Texts of 4 to `longest` words."""
     words = "the printer does not answer my account is closed since monday please help with new phone and mail".split()
     generator = random.Random(seed)
-    return [" ".join(generator.choices(words, k=generator.randint(4, 40))) for _ in range(count)]
+    return [" ".join(generator.choices(words, k=generator.randint(4, longest))) for _ in range(count)]
 
 
 @torch.inference_mode()
@@ -81,7 +81,7 @@ def long_file(scorer: Scorer, lines: int) -> dict[str, float]:
             yield {"text": text, **found.scores}
 
     # Made as they are read, so that the list itself is no part of the memory.
-    texts = (text for seed in range(-(-lines // 1000)) for text in make_texts(min(1000, lines), seed))
+    texts = (text for seed in range(-(-lines // 1000)) for text in make_texts(min(1000, lines), seed, 12))
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
         write_scored(Path(folder) / "scores.jsonl", texts, records, {}, progress=watch)
