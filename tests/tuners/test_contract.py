@@ -21,11 +21,13 @@ SETTINGS = {
     "sparse": {"choose": "random", "density": 0.1},
     "levi": {"small_width": 8, "hidden": 6},
     "lora": {"r": 4, "alpha": 8},
+    "corda": {"r": 4},
     "ladder": {"reduction": 4},
     "adapter": {"reduction": 4},
     "adaptformer": {"r": 4},
     "compacter": {"n": 2, "reduction": 4},
     "conformer-adapter": {"reduction": 4, "kernel": 3},
+    "equitune": {"group": "words", "cycles": [["cat", "dog", "man"]], "train": "both"},
 }
 VARIANTS = {"peft": ["peft:ia3", "peft:prefix_tuning"]}
 SETTINGS |= {"peft:prefix_tuning": {"num_virtual_tokens": 3}}
@@ -54,7 +56,7 @@ def load(folder):
 def install(tuner, folder, seed=0):
     base = load(folder)
     torch.manual_seed(seed)
-    installed = tuner.install(base, base.model)
+    installed = tuner.install(base, base.model, [batch(base.family)])
     return base, installed, Pair(base, [Layer(installed, lambda: tuner.extract(installed), {"tuner": {"name": "t"}})])
 
 

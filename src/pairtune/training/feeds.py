@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairtune.data import Collator, Encoded, Encoder, Packed, batches
+from pairtune.data.augment import WAYS, Augmenter
 from pairtune.data.masking import Masker
 from pairtune.data.packing import prove_apart
 from pairtune.errors import InputError
 from pairtune.method import VIEWS
 from pairtune.pair.logprobs import accepts
+from pairtune.pair.modality import TEXT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pairtune")
 Batch = dict[str, Any]
 Features = Callable[[Batch], dict[str, "Tensor"]]
-CALIBRATION_ROWS = 64
+CALIBRATION_ROWS = 256
 
 
 class Feeds:
@@ -37,6 +39,7 @@ class Feeds:
         rows: rows of the training split (packed ones, where documents are packed).
         validates: whether there is a validation split.
         masker: hides tokens of every row, where the objective is to say them.
+        augmenter: changes training images or sound a little, otherwise in every pass.
         passes: says which pass over the training split is being read, from 0.
 
     Args:
@@ -51,6 +54,7 @@ class Feeds:
         self._train, self._held, self._collate, self._size = train, held, collate, batch_size
         self.rows, self.validates = len(train), held is not None
         self.masker: Masker | None = None
+        self.augmenter: Augmenter | None = None
         self.passes: Callable[[], int] = lambda: 0
         self._plan: list[list[int]] | None = None
 
@@ -67,6 +71,7 @@ class Feeds:
         Raises `InputError` for a task without training rows.
         """
         view = next(iter(objective.needs & VIEWS))
+        _refuse_misplaced(training, base)
         length = training.max_length or longest_input(base)
         only = getattr(objective.settings, "completion_only", None)
         encoder = Encoder(task, tokenizer or base.tokenizer, base.family, length, view=view, completion_only=only)
@@ -82,6 +87,8 @@ class Feeds:
         if training.max_length is not None and (cut := train.report()):
             log.warning("%s", cut)
         feeds = cls(rows, held, _collator(base), training.batch_size)
+        if training.augment:
+            feeds.augmenter = Augmenter(training.augment, seed)
         if view == "masked":
             feeds.masker = Masker(base.tokenizer, base.vocabulary_rows, objective.settings.masked, seed)  # type: ignore[attr-defined]
         return feeds
@@ -91,7 +98,8 @@ class Feeds:
         if not isinstance(self._train, Encoded):
             return self._collate([self._train[i] for i in numbers])
         rows = self._train.take(numbers)
-        return self._collate(self.masker(rows, self.passes()) if self.masker else rows)
+        changed = self.masker or self.augmenter
+        return self._collate(changed(rows, self.passes()) if changed else rows)
 
     def validation(self) -> Iterator[Batch]:
         """The validation split in batches of rows of similar length, the longest first."""
@@ -116,7 +124,7 @@ class Feeds:
             return {}
         from pairtune.tuners.cache import ActivationCache
 
-        splits = {"train": self._train, "validation": self._held}
+        splits = {"train": None if self.augmenter else self._train, "validation": self._held}
         compute = installed.features  # type: ignore[attr-defined]
         caches = {
             name: ActivationCache.open(
@@ -141,8 +149,24 @@ class Feeds:
             yield self.train(numbers[start : start + self._size])
 
 
+def _refuse_misplaced(training: Training, base: Base) -> None:
+    """Raise `InputError` for a setting that means nothing for what the base reads."""
+    if base.modality is not TEXT and training.max_length is not None:
+        raise InputError(
+            f"training.max_length: every one of {base.source}'s {base.modality.many} has "
+            f"{base.tokenizer.positions} positions; leave it out"
+        )
+    fitting = WAYS[base.modality.name]
+    wrong = [way for way in training.augment if way not in fitting]
+    if wrong:
+        there = f"there are {', '.join(fitting)}" if fitting else "there are none"
+        raise InputError(f"training.augment: {wrong[0]} is not for {base.modality.many} ({there})")
+
+
 def longest_input(base: Base) -> int:
-    """The most tokens that the base takes, by its tokenizer and its position embeddings."""
+    """The most tokens that the base takes, by its tokenizer and its position embeddings; an image's positions."""
+    if base.modality is not TEXT:
+        return base.tokenizer.positions
     config = base.model.config.get_text_config()
     limits = [getattr(base.tokenizer, "model_max_length", None), getattr(config, "max_position_embeddings", None)]
     known = [int(limit) for limit in limits if limit and limit < 1e9]

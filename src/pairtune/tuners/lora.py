@@ -6,8 +6,8 @@ learnt as a product of two thin ones, so that few parameters train and the base 
     y = W x + (alpha / r) · B A x        W: [out, in] frozen; A: [r, in] random; B: [out, r] zero at the start
 
 Variants: rank-stabilised scale alpha / √r (arXiv 2312.03732); DoRA, which learns magnitude and direction apart (arXiv
-2402.09353); first factors taken from the base, PiSSA (arXiv 2404.02948), OLoRA (arXiv 2406.01775) and CorDA (arXiv
-2406.05223). The layers are PEFT's, and so are the files. Departure: the initialisers that overwrite W in their papers
+2402.09353); first factors taken from the base, PiSSA (arXiv 2404.02948) and OLoRA (arXiv 2406.01775); for CorDA see the
+tuner `corda`. The layers are PEFT's, and so are the files. Departure: the initialisers that overwrite W in their papers
 keep it here and train the same function beside it (see `peft_initial.py`); a new head trains whole, as PEFT's
 `modules_to_save`.
 """
@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pydantic
 from pydantic import Field
 
 from pairtune import method
@@ -46,9 +47,17 @@ class LoRA(Tuner):
         )
         rslora: bool = Field(False, description="scale by alpha / √r instead, which stays stable at high ranks")
         dora: bool = Field(False, description="learn magnitude and direction apart; slower, better at low ranks")
-        init: Literal["zero", "gaussian", "pissa", "olora", "corda"] = Field(
+        init: Literal["zero", "gaussian", "pissa", "olora"] = Field(
             "zero", description="first values: B = 0 with A uniform or Gaussian, or factors of the base's weights"
         )
+
+        @pydantic.model_validator(mode="after")
+        def _one_start(self) -> LoRA.Settings:
+            if self.dora and self.init in ("pissa", "olora"):
+                raise ValueError(
+                    f"dora: has magnitudes of its own, which init {self.init} would not fit; leave one out"
+                )
+            return self
 
     settings: Settings
 
@@ -71,7 +80,7 @@ class LoRA(Tuner):
         from pairtune.tuners.peft_config import make_config
         from pairtune.tuners.peft_install import install_peft
 
-        return install_peft(base, pair_model, make_config(base, "lora", self.peft_settings()), calibration)
+        return install_peft(base, pair_model, make_config(base, "lora", self.peft_settings()))
 
     def extract(self, installed: Installed) -> Delta:
         from pairtune.tuners.peft_extract import extract_peft

@@ -62,7 +62,7 @@ class Peft(Tuner):
         from pairtune.tuners.peft_config import make_config
         from pairtune.tuners.peft_install import install_peft
 
-        return install_peft(base, pair_model, make_config(base, self.settings.type, self.settings.passed), calibration)
+        return install_peft(base, pair_model, make_config(base, self.settings.type, self.settings.passed))
 
     def extract(self, installed: Installed) -> Delta:
         from pairtune.tuners.peft_extract import extract_peft

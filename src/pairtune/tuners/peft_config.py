@@ -43,11 +43,11 @@ _UNUSABLE: list[tuple[str, Callable[[Any], bool], str]] = [
     ),
     ("layer_replication", bool, "layer_replication: would change the base's own list of blocks"),
     ("megatron_config", bool, "megatron_config: would import a module by name"),
-    ("corda_config", bool, "corda_config: is set by tuner lora with init corda (PEFT's own cache files are pickles)"),
+    ("corda_config", bool, "corda_config: is set by the tuner corda (PEFT's own cache files are pickles)"),
     (
         "init_lora_weights",
-        lambda v: isinstance(v, str) and v.startswith(("eva", "loftq", "lora_ga")),
-        "init_lora_weights: needs a preparation that is not run here; pissa, olora and tuner lora's corda are",
+        lambda v: isinstance(v, str) and v.startswith(("eva", "loftq", "lora_ga", "corda")),
+        "init_lora_weights: needs a preparation that is not run here; pissa and olora do not; there is a tuner corda",
     ),
 ]
 _TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}

@@ -74,8 +74,7 @@ class InstalledPeft(Installed):
     def on(self) -> None:
         self._rescale(1.0)
         for layer in self.layers:
-            own = [name for name in self._names if name in _adapters(layer)]
-            layer._active_adapter = [*self._below.get(layer, []), *own]
+            layer._active_adapter = [*self._below.get(layer, []), self.adapter]
             layer._disable_adapters = False
         for wrapper in self._wrappers:
             wrapper._active_adapter = [self.adapter]

@@ -5,26 +5,22 @@ the base. Here the same function is installed beside W:
 
     W x + s · (B·A − B0·A0) x        W: [out, in]; A, A0: [r, in]; B, B0: [out, r]; A0, B0 frozen at their first values
 
-as a second, frozen adapter with the scale −s; stored, both are one LoRA of rank 2r: s · [B, −B0] · [A; A0]. (PiSSA:
-arXiv 2404.02948; OLoRA: arXiv 2406.01775; CorDA: arXiv 2406.05223.)
+with the difference taken first, so that the start is the base bit for bit. Stored, both are one LoRA of rank 2r:
+s · [B, −B0] · [A; A0]. (PiSSA: arXiv 2404.02948; OLoRA: arXiv 2406.01775; CorDA: arXiv 2406.05223.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from pairtune.errors import InputError
-
 if TYPE_CHECKING:
-    from peft import LoraConfig, PeftConfig, PeftModel
-
-    from pairtune.pair.base import Base
+    from peft import PeftConfig, PeftModel
 
 INITIAL = "_initial"
 _TAKES = ("pissa", "olora", "corda", "lora_ga", "loftq")
@@ -54,8 +50,20 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 def keep_initial(model: PeftModel, adapter: str) -> None:
-    """Add the frozen adapter −s·B0·A0 beside `adapter`, which has just been initialised."""
+    """Keep the first factors of `adapter`, which has just been initialised, frozen beside it, and subtract them."""
     from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import LoraVariant
+
+    class Difference(LoraVariant):
+        """s · (B·A x − B0·A0 x), in PEFT's place for a layer's own arithmetic."""
+
+        @staticmethod
+        def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **_more: Any) -> Tensor:
+            first = active_adapter + INITIAL
+            dropped = module.lora_dropout[active_adapter](x)  # what was taken out of W is not, as in the papers
+            now = module.lora_B[active_adapter](module.lora_A[active_adapter](dropped))
+            then = module.lora_B[first](module.lora_A[first](x))
+            return result + (now - then) * module.scaling[active_adapter]
 
     name = adapter + INITIAL
     for layer in model.modules():
@@ -63,7 +71,7 @@ def keep_initial(model: PeftModel, adapter: str) -> None:
             continue
         for factors in (layer.lora_A, layer.lora_B):
             factors[name] = copy.deepcopy(factors[adapter]).requires_grad_(False)
-        layer.lora_dropout[name] = nn.Identity()  # the part taken out of W is not dropped, as in the papers
+        layer.lora_variant[adapter] = Difference()
         layer.r[name], layer.lora_alpha[name] = layer.r[adapter], layer.lora_alpha[adapter]
         layer.scaling[name] = -layer.scaling[adapter]
 
@@ -89,39 +97,21 @@ def doubled(
     return tensors, result
 
 
-def measure_covariance(base: Base, config: LoraConfig, calibration: Iterable[dict[str, Any]] | None) -> None:
-    """Run CorDA's preparation: covariances of the layers' inputs over calibration batches, one row at a time.
+def halved(config: PeftConfig, tensors: Mapping[str, Tensor]) -> tuple[PeftConfig, dict[str, Tensor]]:
+    """What `doubled` was made of: the configuration at half the rank, and a state with its `initial.` factors.
 
-    Raises `InputError` without calibration batches.
+    Raises `ValueError` where the rank is odd.
     """
-    if calibration is None:
-        raise InputError(
-            "init corda looks at data before it starts: give calibration batches (the training split will do)"
-        )
-    from peft.tuners.lora.config import CordaConfig
-
-    try:
-        from peft.tuners.lora.corda import preprocess_corda
-    except ImportError as error:
-        raise InputError(
-            f"init corda: PEFT's CorDA needs a package that it does not declare ({error}): pip install attrs"
-        ) from None
-    from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
-
-    from pairtune.pair.outputs import model_inputs
-
-    config.corda_config = config.corda_config or CordaConfig(corda_method="ipm")
-    if config.target_modules == "all-linear":
-        _maybe_include_all_linear_layers(config, base.model)
-        # A pooler sees one vector a text, of which PEFT can make no covariance.
-        inside = tuple(f"{name}." for name, _ in base.blocks)
-        config.target_modules = [name for name in sorted(config.target_modules or ()) if name.startswith(inside)]
-
-    def run() -> None:
-        for batch in calibration:
-            inputs = {name: value.to(base.device) for name, value in model_inputs(batch).items()}
-            for row in range(len(inputs["input_ids"])):
-                real = inputs["attention_mask"][row].bool()  # padding would count as data
-                base.model(**{name: value[row : row + 1, real] for name, value in inputs.items()})
-
-    preprocess_corda(base.model, config, run_model=run)
+    rank = int(config.r)  # type: ignore[attr-defined]
+    if rank % 2:
+        raise ValueError(f"its rank is {rank}, expected an even one: half trains, half is what it began with")
+    config.r, config.lora_alpha = rank // 2, config.lora_alpha / 2  # type: ignore[attr-defined]
+    state: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        down, up = ".lora_A." in name, ".lora_B." in name
+        if not (down or up):
+            state[name] = tensor
+            continue
+        trained, first = tensor.chunk(2, dim=0 if down else 1)
+        state[name], state[f"initial.{name}"] = trained.contiguous(), first if down else -first
+    return config, state

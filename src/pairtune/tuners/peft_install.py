@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
-from torch import nn
+from torch import Tensor, nn
 
 from pairtune.errors import DeltaMismatch, InputError
 from pairtune.pair.files import open_safetensors
 from pairtune.tuners.peft_config import read_config
 from pairtune.tuners.peft_handle import WEIGHTS_FILE, InstalledPeft
-from pairtune.tuners.peft_initial import keep_initial, measure_covariance, takes_from_base, untouched
+from pairtune.tuners.peft_initial import keep_initial, takes_from_base, untouched
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -33,14 +33,16 @@ _OTHER_FORMS = (
 )  # fmt: skip
 
 
-def install_peft(
-    base: Base, pair_model: nn.Module, config: PeftConfig, calibration: Iterable[dict[str, Any]] | None = None
-) -> InstalledPeft:
+def install_peft(base: Base, pair_model: nn.Module, config: PeftConfig, *, with_initial: bool = False) -> InstalledPeft:
     """Add a PEFT adapter to the base's model and switch it on.
+
+    Args:
+        with_initial: keep the first factors frozen beside those that train, whatever they are; ordinarily only where an
+            initialiser takes them from the base's weights.
 
     Raises `InputError` where PEFT refuses the base or the stack below is no place for an adapter.
     """
-    _check_stack(base, pair_model)
+    check_stack(base, pair_model)
     base.model.requires_grad_(False)
     below = {
         module: list(module.active_adapters) if not module._disable_adapters else []
@@ -50,8 +52,6 @@ def install_peft(
     used = set(getattr(base.model, "peft_config", None) or {})
     adapter = "default" if "default" not in used else f"delta_{len(used)}"
     taken = takes_from_base(config)
-    if taken == "corda":
-        measure_covariance(base, config, calibration)  # type: ignore[arg-type]
     guard = untouched(base.model) if taken else contextlib.nullcontext()
     try:
         with guard, warnings.catch_warnings():
@@ -61,7 +61,7 @@ def install_peft(
     except (ValueError, TypeError, NotImplementedError, KeyError, AttributeError) as error:
         raise InputError(f"peft:{_kind(config)} cannot be installed on {base.source}: {error}") from None
     config.base_model_name_or_path = base.source
-    if taken:
+    if taken or with_initial:
         keep_initial(model, adapter)
     _begin_where_the_stack_is(model, adapter, below)
     if config.is_prompt_learning:
@@ -76,15 +76,13 @@ def restore_peft(base: Base, pair_model: nn.Module, folder: Path, *, allow_parti
     Every tensor must be there, none more, all finite; `allow_partial` accepts missing ones, which keep their first
     values. Raises `DeltaMismatch` naming what does not fit.
     """
-    config = read_config(folder)
+    config, tensors = read_adapter(folder)
     taken = takes_from_base(config)
     if taken and taken.lower() not in ("pissa", "olora"):
         raise DeltaMismatch(
             f"{Path(folder).name}: a LoRA made with init {taken} is relative to weights that are not stored; save it "
             "with PEFT's path_initial_model_for_weight_conversion"
         )
-    opened = open_safetensors(Path(folder) / WEIGHTS_FILE)
-    tensors = {name: opened.tensor(name) for name in opened}
     # What an initialiser took out is computed from the base again, as PEFT does.
     installed = install_peft(base, pair_model, config)
     try:
@@ -95,6 +93,12 @@ def restore_peft(base: Base, pair_model: nn.Module, folder: Path, *, allow_parti
         remove(installed)
         raise DeltaMismatch(f"{Path(folder).name}: {error}") from None
     return installed
+
+
+def read_adapter(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
+    """Configuration and tensors of a PEFT folder; raises as `read_config` and `open_safetensors`."""
+    opened = open_safetensors(Path(folder) / WEIGHTS_FILE)
+    return read_config(folder), {name: opened.tensor(name) for name in opened}
 
 
 def remove(installed: InstalledPeft) -> None:
@@ -117,7 +121,7 @@ def _begin_where_the_stack_is(model: nn.Module, adapter: str, below: Mapping[Any
             wrapper.modules_to_save[adapter].load_state_dict(lower)
 
 
-def _check_stack(base: Base, pair_model: nn.Module) -> None:
+def check_stack(base: Base, pair_model: nn.Module) -> None:
     """PEFT's layers go into the base's model, so that what is called must be that model, or PEFT's wrapper of it."""
     inner: Any = pair_model
     if inner is not base.model:
@@ -146,7 +150,7 @@ def _provides(base: Base, config: PeftConfig) -> frozenset[str]:
         given.add("scale")
     if lora and not (dora and base.quantize):
         given.add("merge")
-        if getattr(config, "init_lora_weights", True) in (True, "gaussian"):
+        if getattr(config, "init_lora_weights", True) in (True, "gaussian") or (takes_from_base(config) and not dora):
             given.add("identity_at_start")
     return frozenset(given)
 
