@@ -40,3 +40,23 @@ def states(count: int, dtype: torch.dtype = torch.float32, scale: float = 0.1) -
 def configured(name: str, **settings):
     """A method by its name, as people type it."""
     return registry.build("merging", name, settings)
+
+
+def statistics(method, models: list[dict]) -> list[dict] | None:
+    """What a method that looks at data might have collected of each model; None for a method that does not."""
+    if "samples" not in method.needs:
+        return None
+    rng = torch.Generator().manual_seed(11)
+    return [_COLLECTED[type(method).__name__](model, rng) for model in models]
+
+
+def _information(model: dict, rng: torch.Generator) -> dict:
+    return {name: torch.rand(tensor.shape, generator=rng) for name, tensor in model.items()}
+
+
+def _inner_products(model: dict, rng: torch.Generator) -> dict:
+    inputs = {name: torch.randn(40, t.shape[1], generator=rng).double() for name, t in model.items() if t.ndim == 2}
+    return {name: x.T @ x / len(x) for name, x in inputs.items()}
+
+
+_COLLECTED = {"Fisher": _information, "RegMean": _inner_products}

@@ -7,14 +7,14 @@ import itertools
 
 import pytest
 import torch
-from tests.merging.models import configured, moved, states
+from tests.merging.models import configured, moved, states, statistics
 
 from pairtune import registry
-from pairtune.merging.engine.in_memory import combine
+from pairtune.merging.engine import in_memory
 from pairtune.merging.engine.run import merge
 from pairtune.pair.checkpoint import Checkpoint
 
-NAMES = [name for name in registry.methods("merging") if "samples" not in registry.load("merging", name).needs]
+NAMES = registry.methods("merging")
 WITH_ORDER = {"slerp", "passthrough"}  # the order of their models has a meaning
 
 
@@ -26,6 +26,11 @@ def method(request):
 def count(method, wanted=3):
     fewest, most = method.models
     return min(max(wanted, fewest), most)
+
+
+def combine(models, method, given, base=None, known=None):
+    known = statistics(method, models) if known is None else known
+    return in_memory.combine(models, method, given, base, statistics=known)
 
 
 def weights(method, values):
@@ -51,9 +56,11 @@ def test_order_does_not_matter_where_it_must_not(method):
         pytest.skip("its models have an order")
     base, models = states(count(method))
     given = [0.2, 0.5, 0.3][: len(models)]
-    expected = combine(models, method, weights(method, given), base)
+    known = statistics(method, models)
+    expected = combine(models, method, weights(method, given), base, known)
     for order in itertools.permutations(range(len(models))):
-        found = combine([models[i] for i in order], method, weights(method, [given[i] for i in order]), base)
+        theirs = None if known is None else [known[i] for i in order]
+        found = combine([models[i] for i in order], method, weights(method, [given[i] for i in order]), base, theirs)
         assert all(torch.allclose(found[k], expected[k], rtol=1e-5, atol=1e-6) for k in expected)
 
 
@@ -65,7 +72,19 @@ def test_weights_of_zero_give_the_base_bit_for_bit(method):
     assert all(torch.equal(found[name], base[name]) for name in base)
 
 
+def test_only_the_proportions_of_weights_count_where_they_are_normalised(method):
+    if method.signed or not method.weighted:
+        pytest.skip("its weights are not shares")
+    _, models = states(count(method))
+    known = statistics(method, models)
+    one, other = (combine(models, method, given, None, known) for given in ([0.2, 0.5, 0.3], [0.8, 2.0, 1.2]))
+    assert all(torch.allclose(one[name], other[name], rtol=1e-5, atol=1e-6) for name in one)
+    assert any(not torch.allclose(one[n], t, atol=1e-3) for n, t in combine(models, method, [1, 1, 1]).items())
+
+
 def test_the_engine_writes_what_is_computed_in_memory_bit_for_bit(method, tiny_llama, tmp_path):
+    if "samples" in method.needs:
+        pytest.skip("it needs data; see test_samples.py")
     folders = [moved(tiny_llama, tmp_path / str(i), i) for i in range(count(method))]
     given = weights(method, [0.2, 0.5, 0.3])
     base = tiny_llama if "base" in method.needs else None

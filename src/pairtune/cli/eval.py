@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,8 +12,6 @@ from pairtune.errors import InputError
 if TYPE_CHECKING:
     from pairtune.data.task import Task
     from pairtune.pair.pair import Pair
-
-log = logging.getLogger("pairtune")
 
 
 def eval(
@@ -41,27 +37,7 @@ def eval(
 
 
 def task_of(data: str, text: list[str] | None, label: str | None, pair: Pair) -> Task:
-    """The task, with the columns and labels that the pair was tuned with where nobody names others.
+    """The task as the pair was tuned on it; see `data.as_tuned`."""
+    from pairtune.data.as_tuned import task_for
 
-    The outputs of a checkpoint's own head stand in the order of its own label names, where the data use these names.
-    """
-    from pairtune.data.task import Task
-
-    known = (pair.card.task or {}) if pair.card else {}
-    given = {"text": text or None, "label": label}
-    if known and text is None and label is None:
-        given = {"kind": known["kind"], "text": known["text"], "label": known["label"]}
-        if known["labels"]:
-            given["labels"] = known["labels"]
-    task = Task.load(data, **{key: value for key, value in given.items() if value is not None})
-    names = pair.base.labels
-    if known or not names or not task.labels or names == task.labels:
-        return task
-    if set(task.labels) <= set(names):
-        return replace(task, labels=list(names), labels_given=True)
-    log.warning(
-        "the checkpoint calls its labels %s, the data %s; they are taken to stand in one order",
-        ", ".join(names[:5]),
-        ", ".join(task.labels[:5]),
-    )
-    return task
+    return task_for(pair, data, text, label)

@@ -33,19 +33,23 @@ def merge(
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Do not load the result and compare its outputs.")
     ] = False,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A task. For methods that look at data (fisher, regmean): one for each model, in their order; "
+            "with --search: those whose mean is to be best."
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(help="Rows of each task: of train, to look at (256); with --search of validation (100)."),
+    ] = None,
     search: Annotated[
         bool,
         typer.Option("--search", help="Search for the merge, layer by layer, on a task.", rich_help_panel="Search"),
     ] = False,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(help="A task; repeat it for several, whose mean is to be best.", rich_help_panel="Search"),
-    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="What is to be best; by default the tasks' main one.", rich_help_panel="Search")
-    ] = None,
-    rows: Annotated[
-        int | None, typer.Option(help="Validation rows of a task to choose on; 100.", rich_help_panel="Search")
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Merges to score; 60.", rich_help_panel="Search")] = None,
     minutes: Annotated[
@@ -75,17 +79,26 @@ def merge(
     task, and --out becomes a folder with the recipe of the best merge, for `pairtune merge FOLDER/recipe.yaml`.
     """
     own = {
-        "data": data, "metric": metric, "rows": rows, "trials": trials, "minutes": minutes, "sampler": sampler,
-        "select": select, "seed": seed, "jobs": jobs, "html": html,
+        "metric": metric, "trials": trials, "minutes": minutes, "sampler": sampler, "select": select, "seed": seed,
+        "jobs": jobs, "html": html,
     }  # fmt: skip
+    looked_at = {"data": data, "rows": rows}
     if search:
         refused = {"--to": to, "--rank": rank, "--dtype": dtype, "--max-shard-size": max_shard_size, "a file": file}
-        _search(ctx.args, model, method, base, out, own, refused, allow_vocabulary_growth or no_check, json)
+        _search(ctx.args, model, method, base, out, own | looked_at, refused, allow_vocabulary_growth or no_check, json)
         return
     if lone := [name for name, value in own.items() if value is not None]:
         raise InputError(f"--{lone[0]}: belongs to --search")
-    flags = _flags(ctx.args, model, method, file is not None)
-    plain = {"base": base, "out": out, "to": to, "rank": rank, "dtype": dtype, "max_shard_size": max_shard_size}
+    flags = _flags(ctx.args, model, method, data, file is not None)
+    plain = {
+        "base": base,
+        "out": out,
+        "rows": rows,
+        "to": to,
+        "rank": rank,
+        "dtype": dtype,
+        "max_shard_size": max_shard_size,
+    }
     flags |= {name: value for name, value in plain.items() if value is not None}
     flags |= ({"allow_vocabulary_growth": True} if allow_vocabulary_growth else {}) | (
         {"check": False} if no_check else {}
@@ -128,12 +141,22 @@ def _search(
     search_merges(models, base, Path(out), own, json)
 
 
-def _flags(words: list[str], models: list[str] | None, method: str | None, has_file: bool) -> dict[str, Any]:
+def _flags(
+    words: list[str], models: list[str] | None, method: str | None, data: list[str] | None, has_file: bool
+) -> dict[str, Any]:
     """What models and method mean as the fields of a recipe; the settings' names are checked here."""
     settings = dotted.read(words, {"method": method if method or has_file else "linear"}).get("method", {})
     found: dict[str, Any] = {}
     if models:
         found["models"] = [dict(zip(("model", "weight"), _parted(one), strict=False)) for one in models]
+        if data and len(data) != len(models):
+            raise InputError(
+                f"--data: give one for each of the {len(models)} models, in their order; found {len(data)}"
+            )
+        for one, task in zip(found["models"], data or [], strict=False):
+            one["data"] = task
+    elif data:
+        raise InputError("--data: in a recipe, every model names its own: models: [{model: PATH, data: TASK}]")
     if method or settings:
         if method is None and has_file:
             raise InputError(f"--method.{next(iter(settings))}: name the method too, --method NAME")

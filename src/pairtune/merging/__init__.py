@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pairtune.method import Method
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from pairtune.merging.engine.operands import Operands
+    from pairtune.pair.pair import Pair
 
 
 class Merge(Method):
@@ -25,6 +28,7 @@ class Merge(Method):
         needs: "base" where it works on what the models add to a common base, "samples" where it looks at data.
         models: the fewest and the most models that it takes, the base not counted.
         weighted: whether the models' weights mean something to it; else giving them is an error.
+        signed: whether a weight may be negative.
         unit: what `combine` gets at a time: pieces of the flattened tensor ("element"), pieces made of whole rows
             ("row"), or all of it ("tensor").
         random: whether it draws random numbers; models then have their own by their places in the order.
@@ -35,9 +39,25 @@ class Merge(Method):
     needs: ClassVar[frozenset[str]] = frozenset()
     models: ClassVar[tuple[int, int]] = (1, 1_000_000)
     weighted: ClassVar[bool] = True
+    signed: ClassVar[bool] = True
     unit: ClassVar[Literal["element", "row", "tensor"]] = "element"
     random: ClassVar[bool] = False
     linear: ClassVar[bool] = False
+
+    def collect(self, pair: Pair, batches: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
+        """Where it needs samples: what it wants to know of a model, by the tensors' names on disk.
+
+        Asked once a model, before anything is merged; kept in a file, and given back as `Operands.statistic`.
+
+        Args:
+            pair: the model alone, in float32, in evaluation mode, its own weights as plain Parameters.
+            batches: rows of the model's own task, one a batch, on the model's device.
+        """
+        raise NotImplementedError
+
+    def beside(self, shape: tuple[int, ...], models: int) -> int:
+        """Bytes that it takes for a tensor of this shape beside the pieces, at most."""
+        return 0
 
     def measure(self, whole: Operands) -> Any:
         """What must be known of the whole tensor before its pieces can be combined; None where nothing."""

@@ -109,10 +109,10 @@ def merge_layers(
     job = prepare(sources, origin, lambda _: Rule(registry.build("merging", "linear"), (1.0,) * len(models)))
     made = _by_name(layers, models, (step.name for step in job.steps))
     for entry in layers:
-        name = entry.method.name
-        check_method(
-            made[entry.layers[0]].rule.method, name, len(entry.models or models), job.base, bool(entry.weights)
-        )
+        name, method = entry.method.name, made[entry.layers[0]].rule.method
+        if "samples" in method.needs:
+            raise ConfigError([f"{name} looks at data, and is for a merge of all layers alike"], "layers")
+        check_method(method, name, len(entry.models or models), job.base, entry.weights)
     job = _with(job, made, dtype)
     shown = [entry.model_dump(mode="json", exclude_none=True) for entry in layers]
 

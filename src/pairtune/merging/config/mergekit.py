@@ -102,7 +102,7 @@ class _Planner:
             origin = Place(self.base, own)
         method = self._method(at, used, t)
         weights = tuple(float(self._value("weight", part, at, own, t)) for part, own in used) if method.weighted else ()
-        check_method(method, self.name, len(used), self.base if needs_base else None, weighted=False)
+        check_method(method, self.name, len(used), self.base if needs_base else None, None)
         return make_step(name, places, origin, Rule(method, weights or (1.0,) * len(used)), dtype=dtype)
 
     def _method(self, at: Slice, used: Sequence[tuple[Part, str]], t: float) -> Merge:

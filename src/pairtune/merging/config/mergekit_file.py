@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pairtune import registry
 from pairtune.errors import ConfigError
 from pairtune.merging.config.layers import layer_count, place_of
 from pairtune.merging.inputs.sources import Source
@@ -37,8 +38,8 @@ def check(values: Mapping[str, Any], where: str) -> None:
     problems = [f"{name}: is not supported" for name in values if name not in _TOP]
     if values.get("tokenizer_source") not in (None, "base"):
         problems.append(f"tokenizer_source: only base is supported, found {values['tokenizer_source']!r}")
-    if values["merge_method"] not in _METHODS:
-        problems.append(f"merge_method: {values['merge_method']!r} is not supported; there are {', '.join(_METHODS)}")
+    if problem := _method_problem(values["merge_method"]):
+        problems.append(f"merge_method: {problem}")
     if ("models" in values) == ("slices" in values):
         problems.append("models, slices: expected one of the two")
     for path, entry, known in _entries(values):
@@ -56,6 +57,15 @@ def check(values: Mapping[str, Any], where: str) -> None:
             )
     if problems:
         raise ConfigError(problems, where)
+
+
+def _method_problem(name: Any) -> str | None:
+    if name in _METHODS:
+        return None
+    ours = str(name).replace("_", "-")
+    if ours in registry.methods("merging") and "samples" in (registry.find("merging", ours).needs or ()):
+        return f"{name!r} looks at data, which such a file cannot name; run it with --method {ours} and --data"
+    return f"{name!r} is not supported; there are {', '.join(_METHODS)}"
 
 
 def _is_range(value: Any) -> bool:

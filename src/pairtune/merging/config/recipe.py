@@ -17,11 +17,12 @@ from pairtune.method import problems_of
 
 
 class Model(pydantic.BaseModel):
-    """One model of a recipe."""
+    """One model of a recipe. `data`: the task that it was tuned on, for methods that look at data."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
     model: str
     weight: float | None = None
+    data: str | None = None
 
 
 class Recipe(pydantic.BaseModel):
@@ -39,6 +40,7 @@ class Recipe(pydantic.BaseModel):
     max_shard_size: str | int = "5GB"
     allow_vocabulary_growth: bool = False
     check: bool = True
+    rows: int | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str) -> Recipe:
@@ -78,13 +80,18 @@ class Recipe(pydantic.BaseModel):
             allow_vocabulary_growth=self.allow_vocabulary_growth,
             check=self.check,
             threads=threads,
+            data=[one.data for one in self.models if one.data is not None],
+            rows=self.rows,
         )
 
     def _by_layer(self, threads: int | None) -> Merged:
         """What every layer is made of stands in the file; what would speak of all layers has no place beside it."""
-        beside = [name for name in ("method", "to", "rank", "allow_vocabulary_growth") if name in self.model_fields_set]
-        if any(one.weight is not None for one in self.models):
-            beside.append("weight")
+        beside = [
+            name
+            for name in ("method", "to", "rank", "rows", "allow_vocabulary_growth")
+            if name in self.model_fields_set
+        ]
+        beside += [name for name in ("weight", "data") if any(getattr(one, name) is not None for one in self.models)]
         if beside:
             raise ConfigError([f"{name}: has no place in a recipe with layers" for name in beside], "the recipe")
         return merge_layers(

@@ -43,7 +43,8 @@ def whole(step: Step) -> Tensor:
 def _operands(step: Step, weights: tuple[float, ...], start: int, stop: int) -> Operands:
     inputs: tuple[Readable, ...] = tuple(place.source.read(place.name) for place in step.inputs)
     origin = None if step.base is None else step.base.source.read(step.base.name)
-    return Operands(step.name, step.shape, inputs, weights, origin, step.arithmetic, start, stop)
+    known = tuple(place.source.statistic(place.name) for place in step.inputs)
+    return Operands(step.name, step.shape, inputs, weights, origin, step.arithmetic, start, stop, known)
 
 
 def _copied(step: Step) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ from pairtune.merging import Merge
 from pairtune.merging.engine import compute
 from pairtune.merging.engine.plan import Rule, plan
 from pairtune.merging.inputs.sources import Source
+from pairtune.merging.inputs.statistics import Statistics
 
 
 def combine(
@@ -19,6 +20,7 @@ def combine(
     weights: Sequence[float] | None = None,
     base: Mapping[str, Tensor] | None = None,
     names: Sequence[str] | None = None,
+    statistics: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
     """Merge state dicts: tensors by name in, tensors by name out, in the stored type of the base (or first model).
 
@@ -29,10 +31,15 @@ def combine(
         weights: one a model, 1 each by default; with a function for the rules they are its own matter.
         base: the common ancestor; also a model of `models`, if it is to be one of those that are combined.
         names: the tensors to make; all by default.
+        statistics: for a method that needs samples, what it collected of each model.
 
     Raises `DeltaMismatch` naming a tensor that does not fit or is not finite.
     """
-    sources = [Source(f"model {i + 1}", None, model) for i, model in enumerate(models)]
+    known = [Statistics(one) for one in statistics] if statistics is not None else [Statistics() for _ in models]
+    sources = [
+        Source(f"model {i + 1}", None, model, statistics=own)
+        for i, (model, own) in enumerate(zip(models, known, strict=True))
+    ]
     origin = None if base is None else Source("the base", None, base)
     given = tuple(weights) if weights is not None else (1.0,) * len(models)
     rule = (lambda name: Rule(method, given)) if isinstance(method, Merge) else method

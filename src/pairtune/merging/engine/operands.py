@@ -36,6 +36,7 @@ class Operands:
         weights: one a model.
         origin: the base's tensor; None where the merge has no base.
         dtype: in which everything is computed.
+        statistics: what was collected of each model's tensor; None where nothing was.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Operands:
     dtype: torch.dtype
     start: int
     stop: int
+    statistics: tuple[Tensor | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -68,6 +70,10 @@ class Operands:
         """Model i's numbers minus the base's, flattened; yours to change. A stored delta is given as it is."""
         assert self.origin is not None
         return self.inputs[i].change(self.origin, self.start, self.stop, self.dtype)
+
+    def statistic(self, i: int) -> Tensor | None:
+        """What `Merge.collect` gave for model i and the whole tensor, memory-mapped; not to be changed."""
+        return self.statistics[i] if self.statistics else None
 
     def pieces(self, unit: str = "element") -> Iterator[Operands]:
         """Cut into pieces of about `PIECE` elements: always the same ones, so that results do not depend on threads."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from pairtune import registry
 from pairtune.errors import DeltaMismatch, InputError
 from pairtune.merging import Merge
 from pairtune.merging.inputs.sources import Source
@@ -127,7 +128,7 @@ def make_step(
     if not stored.is_floating_point:
         _check_equal(name, inputs, home)
         return _copy(name, home, None)
-    if new:
+    if new and "samples" not in rule.method.needs:  # what looks at data knows a head as it knows all else
         rule = _mean(rule)
     elif origin is not None and rule.method.keeps(rule.weights) and all(_unchanged(place, origin) for place in inputs):
         return _copy(name, origin, dtype)
@@ -185,13 +186,35 @@ def _mean(rule: Rule) -> Rule:
     return Rule(Linear(), rule.weights if rule.method.weighted and sum(rule.weights) else (1.0,) * len(rule.weights))
 
 
-def check_method(method: Merge, name: str, models: int, base: Source | None, weighted: bool) -> None:
-    """Refuse a method that cannot take these inputs, by name. `weighted`: whether the user gave weights."""
+def check_method(
+    method: Merge, name: str, models: int, base: Source | None, weights: Sequence[float] | None, tasks: int = 0
+) -> None:
+    """Refuse a method that cannot take these inputs, by name.
+
+    Args:
+        weights: those that the user gave; None where there were none.
+        tasks: for how many models the user has named data.
+    """
     fewest, most = method.models
     if not fewest <= models <= most:
         wanted = f"{fewest}" if fewest == most else f"{fewest} or more" if most > 99 else f"{fewest} to {most}"
         raise InputError(f"{name}: takes {wanted} models beside the base, found {models}")
     if "base" in method.needs and base is None:
         raise InputError(f"{name}: works on what the models add to their base; give it with --base")
-    if weighted and not method.weighted:
+    if weights and not method.weighted:
         raise InputError(f"{name}: does not use weights for the models; leave them out (PATH instead of PATH:WEIGHT)")
+    if weights and not method.signed and (min(weights) < 0 or not any(weights)):
+        raise InputError(f"{name}: weights are 0 or more, and not all 0; found {', '.join(f'{w:g}' for w in weights)}")
+    if "samples" not in method.needs:
+        if tasks:
+            known = [
+                one for one in registry.methods("merging") if "samples" in (registry.find("merging", one).needs or ())
+            ]
+            raise InputError(
+                f"{name}: looks at no data; leave --data out, or take a method that does: {', '.join(known)}"
+            )
+    elif tasks != models:
+        raise InputError(
+            f"{name}: looks at rows of the task that each model was tuned on; give one --data for each of the "
+            f"{models} models, in their order (found {tasks or 'none'})"
+        )

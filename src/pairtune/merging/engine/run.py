@@ -30,6 +30,7 @@ from pairtune.merging.inputs.compare import (
 from pairtune.merging.inputs.heads import with_head
 from pairtune.merging.inputs.opening import open_sources
 from pairtune.merging.inputs.sources import Source
+from pairtune.merging.inputs.statistics import kept_beside
 from pairtune.merging.inputs.tied import resolve
 from pairtune.merging.outputs import beside
 from pairtune.pair.card import library_versions
@@ -80,6 +81,8 @@ def merge(
     allow_vocabulary_growth: bool = False,
     check: bool = True,
     threads: int | None = None,
+    data: Sequence[str | Path] = (),
+    rows: int | None = None,
 ) -> Merged:
     """Merge models, streaming from disk to disk.
 
@@ -98,6 +101,8 @@ def merge(
         allow_vocabulary_growth: merge models of which some have added tokens; see `compare.vocabulary_owner`.
         check: compare the result's outputs with the definition on a few prompts, where two copies fit into memory.
         threads: tensors worked on side by side; by default one a core.
+        data: for a method that looks at samples, one task a model, in their order.
+        rows: so many rows of each task's training split, evenly spread; by default `samples.ROWS`.
 
     Raises `InputError` for inputs that cannot be opened, `BaseMismatch` for models that do not fit together,
     `DeltaMismatch` naming a tensor that is not finite, `DiskFull`, `PairtuneError` where the check fails.
@@ -109,25 +114,40 @@ def merge(
     given = _weights(weights, len(models))
     sources, origin = open_sources([str(model) for model in models], None if base is None else str(base))
     if rules is None:
-        check_method(chosen, name, len(sources), origin, weights is not None)
+        check_method(chosen, name, len(sources), origin, weights, len(data))
+    if rows is not None and not data:
+        raise InputError("rows: are those of --data, for a method that looks at data")
     rule = rules or (lambda _: Rule(chosen, given))
     job = prepare(sources, origin, rule, parse_dtype(dtype), allow_vocabulary_growth)
 
-    def record(figures: dict[str, Any]) -> dict[str, Any]:
-        shown = chosen.settings.model_dump(mode="json")
-        return beside.card(name, shown, job.models, given if chosen.weighted else None, job.base, figures)
-
     if rank is not None and to != "peft":
         raise InputError(f"rank: is for a LoRA, --to peft, not for --to {to}")
-    if to == "delta":
-        from pairtune.merging.outputs.as_delta import write_delta
 
-        return Merged(Path(out), write_delta(job, Path(out), threads, check, record))
-    if to == "peft":
-        from pairtune.merging.outputs.as_peft import write_peft
+    def record(figures: dict[str, Any]) -> dict[str, Any]:
+        shown = chosen.settings.model_dump(mode="json")
+        samples = [dict(model.statistics.about) for model in job.models]
+        figures = figures | ({"samples": samples} if data else {})
+        return beside.card(name, shown, job.models, given if chosen.weighted else None, job.base, figures)
 
-        return Merged(Path(out), write_peft(job, Path(out), rank, check, record))
-    return Merged(Path(out), write(job, Path(out), parse_size(max_shard_size), threads, check, record))
+    def finish() -> Merged:
+        if to == "delta":
+            from pairtune.merging.outputs.as_delta import write_delta
+
+            return Merged(Path(out), write_delta(job, Path(out), threads, check, record))
+        if to == "peft":
+            from pairtune.merging.outputs.as_peft import write_peft
+
+            return Merged(Path(out), write_peft(job, Path(out), rank, check, record))
+        return Merged(Path(out), write(job, Path(out), parse_size(max_shard_size), threads, check, record))
+
+    if not data:
+        return finish()
+    from pairtune.merging.inputs import samples
+
+    with kept_beside(Path(os.path.realpath(out))) as place:
+        tasks = [str(one) for one in data]
+        samples.collect(chosen, name, job.models, job.base, tasks, samples.ROWS if rows is None else rows, place)
+        return finish()
 
 
 def prepare(
@@ -194,6 +214,7 @@ def identity(job: Job, most: int) -> str:
     for source in (*job.models, *([job.base] if job.base else [])):
         paths = sorted(source.folder.glob("*.safetensors")) if source.folder is not None else []
         rows.append([[str(path.resolve()), os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths])
+        rows.append(source.statistics.key)
     for step in job.steps:
         method, weights = (step.rule.method, step.rule.weights) if step.rule is not None else (None, ())
         what = None if method is None else [_name(method), method.settings.model_dump(mode="json"), list(weights)]

@@ -124,7 +124,8 @@ def _working(step: Step) -> int:
         return 4 * PIECE * step.dtype.itemsize
     method, elements = step.rule.method, math.prod(step.shape)
     at_once = elements if method.unit == "tensor" else min(max(PIECE, step.shape[-1] if step.shape else 1), elements)
-    return step.arithmetic.itemsize * (len(step.inputs) + 8) * at_once
+    pieces = step.arithmetic.itemsize * (len(step.inputs) + 8) * at_once
+    return pieces + method.beside(step.shape, len(step.inputs))
 
 
 class _Bar:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pairtune.errors import DeltaMismatch, FormatError
+from pairtune.merging.inputs.statistics import Statistics
 from pairtune.pair.delta import Delta
 from pairtune.pair.header import BITS
 from pairtune.pair.parts import Dense, LowRank, Module, Part, Rows, Sparse, Value
@@ -65,6 +66,7 @@ class Source:
         tensors: the stored tensors (a checkpoint, or a mapping in memory), the base's where there is a delta.
         delta: what stands on them.
         aliases: names under which the model also has a tensor that it stores under another one (a tied head).
+        statistics: what a method that needs samples has collected of the model; filled before the merge begins.
     """
 
     label: str
@@ -72,6 +74,7 @@ class Source:
     tensors: Mapping[str, Tensor]
     delta: Delta | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=Statistics, compare=False)
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -116,6 +119,10 @@ class Source:
         if isinstance(part, Module | Value):
             return part.value
         return self.tensors[self._stored_as(name)] if part is None else None
+
+    def statistic(self, name: str) -> Tensor | None:
+        """What was collected of a tensor; None where nothing was."""
+        return self.statistics.tensor(self._stored_as(name))
 
     def read(self, name: str) -> Stored | Changed:
         """The tensor, to be read in pieces."""

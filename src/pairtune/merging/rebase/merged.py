@@ -104,7 +104,7 @@ def rebase_merged(source: str | Path, onto: str | Path, out: str | Path, *, base
             f"{source}: it brings a new head, of which {onto} knows nothing; move it as a pair, export that"
         )
     kept = Delta({name: part for name, part in delta.items() if name not in frozen}, base=old.tensors.__getitem__)
-    whole = MovedSource(new.label, new.folder, new.tensors, kept, {}, old.tensors)
+    whole = MovedSource(new.label, new.folder, new.tensors, kept, made_on=old.tensors)
     job = prepare([whole], None, lambda _: Rule(Linear(), (1.0,)))
     grown = {part.shape[0] for part in kept.values() if isinstance(part, Rows)}
     # Listed beside the model that is written: whether their files are still the same decides if a stopped run goes on.
