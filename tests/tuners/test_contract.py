@@ -23,6 +23,7 @@ SETTINGS = {
     "lora": {"r": 4, "alpha": 8},
     "corda": {"r": 4},
     "ladder": {"reduction": 4},
+    "qst": {"reduction": 4, "rank": 4},
     "adapter": {"reduction": 4},
     "adaptformer": {"r": 4},
     "compacter": {"n": 2, "reduction": 4},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class InstalledBeside(Installed):
     def __init__(self, model: Beside, provides: Iterable[str], dense: InstalledDense | None):
         super().__init__(model, provides)
         self._dense = dense
-        side = [(f"side.{name}", parameter) for name, parameter in model.side.named_parameters()]
+        side = [(f"side.{name}", p) for name, p in model.side.named_parameters() if p.requires_grad]
         self._trainable = [*side, *(dense.trainable() if dense else [])]
         self._buffers = {
             f"side.{name}": buffer for name, buffer in model.side.named_buffers() if buffer.is_floating_point()
@@ -83,6 +83,19 @@ class InstalledBeside(Installed):
     def first_changed(self) -> int:
         # Hooks may read any block: none may be skipped.
         return 0
+
+
+def install_beside(base: Base, call: nn.Module, make: Callable[[], Beside], provides: Iterable[str]) -> InstalledBeside:
+    """Freeze what is there and put a module beside the base; a new head trains with it.
+
+    Args:
+        call: the module to call for the stack below. make: makes the module, which trains.
+    """
+    from pairtune.tuners.dense import InstalledDense
+
+    call.requires_grad_(False)
+    head = InstalledDense(base, sorted(base.new_names), (), call) if base.new_names else None
+    return InstalledBeside(make().eval(), provides, head)
 
 
 def delta_of(installed: Installed) -> Delta:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pairtune.tuners.beside import Beside, InstalledBeside
-from pairtune.tuners.dense import InstalledDense
+from pairtune.tuners.beside import Beside, InstalledBeside, install_beside
 
 if TYPE_CHECKING:
     from pairtune.pair.base import Base
@@ -95,9 +94,7 @@ class LadderModel(Beside):
 
 def install_ladder(base: Base, call: nn.Module, reduction: int, dropout: float) -> InstalledBeside:
     """Make the side network for a base and tap the blocks; a new head trains beside it."""
-    call.requires_grad_(False)
-    head = InstalledDense(base, sorted(base.new_names), (), call) if base.new_names else None
     narrow = max(base.hidden_size // reduction, 1)
     side = SideNetwork(len(base.blocks), base.hidden_size, narrow, dropout).to(base.device)
     view = "labels" if base.family == "encoder" else "tokens"
-    return InstalledBeside(LadderModel(base, call, side).eval(), {view, "identity_at_start"}, head)
+    return install_beside(base, call, lambda: LadderModel(base, call, side), {view, "identity_at_start"})
