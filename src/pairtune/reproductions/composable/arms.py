@@ -116,7 +116,8 @@ class Bench:
             "base": str(self.base),
             "data": {"source": str(self.tasks / skill), **(TEXT if skill == LANGUAGE else TOPICS)},
             "constraint": constraint,
-            "seed": seed,
+            # A random mask is drawn from the seed: a language's is another than a task's.
+            "seed": seed + (1000 if (arm, skill) == (RANDOM, LANGUAGE) else 0),
             "out": str(place / "pair"),
         }
         if arm in TICKETS:
