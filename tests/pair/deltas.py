@@ -7,10 +7,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from pairtune.pair.delta import Delta
-from pairtune.pair.parts import Dense, LowRank, Part, Rows, Sparse, Value
+from pairtune.pair.parts import Dense, LowRank, Part, Rows, Sign, Sparse, Value
 
 SHAPES = {"layers.2.w": (5, 4), "layers.10.w": (3, 6), "norm.weight": (7,)}
-KINDS = ("dense", "value", "sparse", "low-rank", "rows")
+KINDS = ("dense", "value", "sparse", "low-rank", "rows", "sign")
 ONE = {"layers.2.w": (5, 4)}
 quick = settings(max_examples=40, deadline=None)
 scalars = st.floats(-3, 3, allow_subnormal=False).filter(lambda x: x == 0 or abs(x) > 1e-3)
@@ -30,6 +30,8 @@ def make(kind: str, rng, name: str) -> Part:
     if kind == "sparse":
         count = BASE[name].numel() // 2
         return Sparse.of(shape, torch.randperm(BASE[name].numel(), generator=rng)[:count], normal(rng, count))
+    if kind == "sign":
+        return Sign.of(normal(rng, *shape))
     if kind == "low-rank" and len(shape) == 2:
         return LowRank(normal(rng, 2, shape[1]), normal(rng, shape[0], 2), float(normal(rng)))
     if kind == "rows" and len(shape) == 2:

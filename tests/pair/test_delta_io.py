@@ -15,7 +15,7 @@ from pairtune.errors import DeltaMismatch, FormatError, InputError
 from pairtune.pair.delta import Delta
 from pairtune.pair.delta_io import load_delta, save_delta
 from pairtune.pair.files import open_safetensors, write_safetensors
-from pairtune.pair.parts import Dense, LowRank, Module, Rows, Sparse, Value
+from pairtune.pair.parts import Dense, LowRank, Module, Rows, Sign, Sparse, Value
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -35,6 +35,7 @@ def every_kind(seed: int = 0, dtype: torch.dtype = torch.float32) -> Delta:
             "layers.9.counts": Value(torch.arange(3)),
             "a.sparse": Sparse((6, 4), index, normal(3)),
             "a.low": low,
+            "a.sign": Sign.of(normal(5, 3)),
             "b.rows": Rows(6, normal(2, 4)),
             "b.rows::value": Rows(6, normal(2, 4), Value(normal(6, 4))),
             "b.rows.sparse": Rows(6, normal(2, 4), Sparse((6, 4), index + 0, normal(3))),

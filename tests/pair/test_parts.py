@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pairtune.errors import DeltaMismatch, InputError, MissingView
-from pairtune.pair.parts import Dense, LowRank, Module, Part, Rows, Sparse, Value
+from pairtune.pair.parts import Dense, LowRank, Module, Part, Rows, Sign, Sparse, Value
 
-KINDS = ("dense", "value", "sparse", "low-rank", "rows", "rows+value", "rows+low-rank", "rows+sparse")
+KINDS = ("dense", "value", "sparse", "low-rank", "rows", "rows+value", "rows+low-rank", "rows+sparse", "sign")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 quick = settings(max_examples=60, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -42,6 +42,13 @@ def make(kind: str, rng, base: torch.Tensor, dtype=torch.float32) -> tuple[Part,
         for i, value in zip(index.tolist(), values.tolist(), strict=True):
             dense[i] = value
         return Sparse.of((d_out, d_in), index, values), dense.view(d_out, d_in)
+    if kind == "sign":
+        signs = torch.randint(2, (d_out * d_in,), generator=rng)
+        places = [sum(int(bit) << k for k, bit in enumerate(eight)) for eight in signs.split(8) if len(eight)]
+        part = Sign((d_out, d_in), torch.tensor(places, dtype=torch.uint8), torch.tensor(0.3, dtype=dtype))
+        return part, float(torch.tensor(0.3, dtype=dtype)) * torch.where(
+            signs.view(d_out, d_in) > 0, 1.0, -1.0
+        ).double()
     rank = int(torch.randint(4, (), generator=rng))
     a, b = normal(rng, rank, d_in, dtype=dtype), normal(rng, d_out, rank, dtype=dtype)
     return LowRank(a, b, 0.7), 0.7 * torch.einsum("or,ri->oi", b.double(), a.double())
@@ -68,7 +75,7 @@ def test_difference_scale_and_norm_are_those_of_the_dense_tensor(kind, dtype, se
     for alpha in (-0.3, 2):
         assert close(part.scaled(alpha, base).difference(base), alpha * dense, 1e-4)
     assert part.is_finite()
-    assert part.nbytes == sum(len(bytes(t.contiguous().view(-1).view(torch.uint8))) for t in part.tensors().values())
+    assert part.nbytes == sum(len(t.contiguous().view(-1).view(torch.uint8)) for t in part.tensors().values())
 
 
 @given(st.sampled_from(KINDS), st.sampled_from(DTYPES), st.sampled_from(DTYPES), seeds)

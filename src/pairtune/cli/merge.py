@@ -25,6 +25,16 @@ def merge(
         typer.Option(help="A checkpoint (the default), a pairtune delta, or a PEFT LoRA."),
     ] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the LoRA; by default the inputs' factors together.")] = None,
+    sparsify: Annotated[
+        float | None, typer.Option(help="Of a delta: keep this share of its entries, the largest.")
+    ] = None,
+    sparsify_by: Annotated[
+        Literal["global", "layer"] | None,
+        typer.Option(help="Choose them over all tensors (the default), or in each layer."),
+    ] = None,
+    sign: Annotated[
+        bool, typer.Option("--sign", help="Of a delta: keep one bit of every entry, and one size a tensor.")
+    ] = False,
     dtype: Annotated[str | None, typer.Option(help="Stored type of the result; by default that of the base.")] = None,
     max_shard_size: Annotated[str | None, typer.Option(help="The most that one file takes; by default 5GB.")] = None,
     allow_vocabulary_growth: Annotated[
@@ -84,7 +94,10 @@ def merge(
     }  # fmt: skip
     looked_at = {"data": data, "rows": rows}
     if search:
-        refused = {"--to": to, "--rank": rank, "--dtype": dtype, "--max-shard-size": max_shard_size, "a file": file}
+        refused = {
+            "--to": to, "--rank": rank, "--sparsify": sparsify, "--sparsify-by": sparsify_by, "--sign": sign or None,
+            "--dtype": dtype, "--max-shard-size": max_shard_size, "a file": file,
+        }  # fmt: skip
         _search(ctx.args, model, method, base, out, own | looked_at, refused, allow_vocabulary_growth or no_check, json)
         return
     if lone := [name for name, value in own.items() if value is not None]:
@@ -148,12 +161,13 @@ def _flags(
     settings = dotted.read(words, {"method": method if method or has_file else "linear"}).get("method", {})
     found: dict[str, Any] = {}
     if models:
-        found["models"] = [dict(zip(("model", "weight"), _parted(one), strict=False)) for one in models]
+        entries: list[dict[str, Any]] = [dict(zip(("model", "weight"), _parted(one), strict=False)) for one in models]
+        found["models"] = entries
         if data and len(data) != len(models):
             raise InputError(
                 f"--data: give one for each of the {len(models)} models, in their order; found {len(data)}"
             )
-        for one, task in zip(found["models"], data or [], strict=False):
+        for one, task in zip(entries, data or [], strict=False):
             one["data"] = task
     elif data:
         raise InputError("--data: in a recipe, every model names its own: models: [{model: PATH, data: TASK}]")
@@ -176,32 +190,49 @@ def _parted(text: str) -> tuple[str] | tuple[str, float]:
 def _text(folder: Path, card: dict[str, Any]) -> str:
     rows = [("merged", str(folder)), ("method", card["method"])]
     rows += [(f"  {name}", value) for name, value in card["settings"].items()]
-    for parent in card["models"]:
+    looked = card.get("samples") or [None] * len(card["models"])
+    for parent, data in zip(card["models"], looked, strict=True):
         weight = "" if parent["weight"] is None else f", weight {parent['weight']:g}"
-        rows.append(("  model", f"{parent['source']}{weight}"))
+        seen = "" if data is None else f", on {data['rows']} rows of {data['task']}"
+        rows.append(("  model", f"{parent['source']}{weight}{seen}"))
     if card["base"]:
         rows.append(("  base", card["base"]["source"]))
-    if "layers" in card:
+    if "rank" in card:
         rows.append(("factors", f"of {card['tensors']} matrices"))
     else:
-        size = card["bytes"]
-        moved = f"{size['read'] / 1e6:,.1f} MB read, {size['written'] / 1e6:,.1f} MB written, {card['seconds']:.1f} s"
-        rows.append(("tensors", f"{card['tensors']}: {moved}"))
-        if card["continued"]:
-            rows.append(("continued", f"{card['continued']} of them were there from an interrupted merge"))
-        if card["memory"]["measured"] is not None:
-            rows.append(("memory", f"{card['memory']['measured'] / 1e6:,.0f} MB at most beside the program's own"))
-    check = card["check"]
-    if check is None:
-        lossy = any(card.get("layers", {}).values())
-        rows.append(("check", "none: the rank cuts something off" if lossy else "left out, as asked"))
-    elif "skipped" in check:
-        rows.append(("check", f"skipped: {check['skipped']}"))
-    else:
-        near = f"{check['largest_difference']:.2g} of the definition (their spread is {check['spread']:.2g})"
-        rows.append(("check", f"outputs on {check['prompts']} prompts within {near}"))
+        rows += _work(card)
+    rows.append(("check", _check(card)))
     text = frame.columns(rows)
     if any(card.get("layers", {}).values()):
         lost = [(layer, f"{error:.1%}") for layer, error in card["layers"].items()]
         text += "\n\n" + frame.columns(lost, head=("layer", "lost, of the change's norm"))
     return text
+
+
+def _work(card: dict[str, Any]) -> list[tuple[str, str]]:
+    size = card["bytes"]
+    moved = f"{size['read'] / 1e6:,.1f} MB read, {size['written'] / 1e6:,.1f} MB written, {card['seconds']:.1f} s"
+    rows = [("tensors", f"{card['tensors']}: {moved}")]
+    if "form" in card:
+        kept, total = card["entries"]
+        how = "signs of" if "sign" in card["form"] else "the largest"
+        where = "" if card["form"].get("by") != "layer" else " in each layer"
+        rows[0] = ("tensors", str(card["tensors"]))
+        rows.append(("kept", f"{how} {kept:,} of {total:,} entries{where}, {size['written'] / 1e6:,.1f} MB"))
+    if card["continued"]:
+        rows.append(("continued", f"{card['continued']} of them were there from an interrupted merge"))
+    if card["memory"]["measured"] is not None and "form" not in card:
+        rows.append(("memory", f"{card['memory']['measured'] / 1e6:,.0f} MB at most beside the program's own"))
+    return rows
+
+
+def _check(card: dict[str, Any]) -> str:
+    check = card["check"]
+    if check is None and any(card.get("layers", {}).values()):
+        return f"none: {'the rank' if 'rank' in card else 'this form'} leaves something out"
+    if check is None:
+        return "left out, as asked"
+    if "skipped" in check:
+        return f"skipped: {check['skipped']}"
+    near = f"{check['largest_difference']:.2g} of the definition (their spread is {check['spread']:.2g})"
+    return f"outputs on {check['prompts']} prompts within {near}"

@@ -1,8 +1,9 @@
 """A delta in one safetensors file.
 
-The tensors of `<name>` have the keys `<name>::diff`, `::value`, `::index` and `::values`, `::A` and `::B`, `::rows`
-(with those of the change of the old rows beside it) or `::module`. The metadata gives the format, its version, and as
-JSON what kind each part is, with what its tensors do not say (a scale, a shape), and the delta's record.
+The tensors of `<name>` have the keys `<name>::diff`, `::value`, `::index` and `::values`, `::A` and `::B`, `::bits` and
+`::scale`, `::rows` (with those of the change of the old rows beside it) or `::module`. The metadata gives the format,
+its version, and as JSON what kind each part is, with what its tensors do not say (a scale, a shape), and the delta's
+record.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pairtune.errors import DeltaMismatch, FormatError
 from pairtune.pair.delta import Delta
 from pairtune.pair.disk import parse_json
 from pairtune.pair.files import SafetensorsFile, open_safetensors, write_safetensors
-from pairtune.pair.parts import Dense, LowRank, Module, Part, Rows, Sparse, Value
+from pairtune.pair.parts import Dense, LowRank, Module, Part, Rows, Sign, Sparse, Value
 from pairtune.pair.tensor_names import some
 
 FORMAT, VERSION = "pairtune-delta", "1"
@@ -29,6 +30,7 @@ _KINDS: dict[str, tuple[tuple[str, ...], dict[str, type]]] = {
     "value": (("value",), {}),
     "sparse": (("index", "values"), {"shape": list}),
     "low-rank": (("A", "B"), {"scale": float}),
+    "sign": (("bits", "scale"), {"shape": list}),
     "rows": (("rows",), {"first_row": int, "old": dict}),
     "module": (("module",), {"scales": bool}),
 }
@@ -116,6 +118,8 @@ def _make(kind: str, tensors: list[Tensor], notes: Mapping[str, Any]) -> Part:
             return Sparse(tuple(notes["shape"]), *tensors)
         case "low-rank":
             return LowRank(*tensors, scale=notes["scale"])
+        case "sign":
+            return Sign(tuple(notes["shape"]), *tensors)
     return Module(*tensors, scales=notes["scales"])
 
 

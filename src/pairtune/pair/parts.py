@@ -12,8 +12,9 @@ from pairtune.errors import DeltaMismatch, MissingView
 from pairtune.pair.compact import LowRank, Sparse
 from pairtune.pair.part import Part, expect_floating, factor, frobenius
 from pairtune.pair.rows import Rows
+from pairtune.pair.sign import Sign
 
-__all__ = ["Dense", "LowRank", "Module", "Part", "Rows", "Sparse", "Value"]
+__all__ = ["Dense", "LowRank", "Module", "Part", "Rows", "Sign", "Sparse", "Value"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,8 @@ from pairtune.merging.engine.layout import parse_size
 from pairtune.merging.engine.run import Merged, merge
 from pairtune.method import problems_of
 
+_WHOLE = ("method", "to", "rank", "rows", "sparsify", "sparsify_by", "sign")
+
 
 class Model(pydantic.BaseModel):
     """One model of a recipe. `data`: the task that it was tuned on, for methods that look at data."""
@@ -41,6 +43,9 @@ class Recipe(pydantic.BaseModel):
     allow_vocabulary_growth: bool = False
     check: bool = True
     rows: int | None = None
+    sparsify: float | None = None
+    sparsify_by: Literal["global", "layer"] | None = None
+    sign: bool = False
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str) -> Recipe:
@@ -82,15 +87,14 @@ class Recipe(pydantic.BaseModel):
             threads=threads,
             data=[one.data for one in self.models if one.data is not None],
             rows=self.rows,
+            sparsify=self.sparsify,
+            sparsify_by=self.sparsify_by,
+            sign=self.sign,
         )
 
     def _by_layer(self, threads: int | None) -> Merged:
         """What every layer is made of stands in the file; what would speak of all layers has no place beside it."""
-        beside = [
-            name
-            for name in ("method", "to", "rank", "rows", "allow_vocabulary_growth")
-            if name in self.model_fields_set
-        ]
+        beside = [name for name in (*_WHOLE, "allow_vocabulary_growth") if name in self.model_fields_set]
         beside += [name for name in ("weight", "data") if any(getattr(one, name) is not None for one in self.models)]
         if beside:
             raise ConfigError([f"{name}: has no place in a recipe with layers" for name in beside], "the recipe")

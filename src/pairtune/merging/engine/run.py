@@ -33,6 +33,7 @@ from pairtune.merging.inputs.sources import Source
 from pairtune.merging.inputs.statistics import kept_beside
 from pairtune.merging.inputs.tied import resolve
 from pairtune.merging.outputs import beside
+from pairtune.merging.outputs.lossy import Form
 from pairtune.pair.card import library_versions
 from pairtune.pair.files import write_json
 from pairtune.pair.staging import resumable_folder
@@ -83,6 +84,9 @@ def merge(
     threads: int | None = None,
     data: Sequence[str | Path] = (),
     rows: int | None = None,
+    sparsify: float | None = None,
+    sparsify_by: Literal["global", "layer"] | None = None,
+    sign: bool = False,
 ) -> Merged:
     """Merge models, streaming from disk to disk.
 
@@ -103,6 +107,9 @@ def merge(
         threads: tensors worked on side by side; by default one a core.
         data: for a method that looks at samples, one task a model, in their order.
         rows: so many rows of each task's training split, evenly spread; by default `samples.ROWS`.
+        sparsify: of a delta, the share of its entries that is kept: the largest, exactly so many; ties by place.
+        sparsify_by: over what they are chosen: all tensors ("global", the default), or each layer.
+        sign: of a delta, keep the sign of every entry of a matrix and one size a tensor (BitDelta).
 
     Raises `InputError` for inputs that cannot be opened, `BaseMismatch` for models that do not fit together,
     `DeltaMismatch` naming a tensor that is not finite, `DiskFull`, `PairtuneError` where the check fails.
@@ -122,6 +129,7 @@ def merge(
 
     if rank is not None and to != "peft":
         raise InputError(f"rank: is for a LoRA, --to peft, not for --to {to}")
+    form = Form.of(sparsify, sparsify_by, sign, to)
 
     def record(figures: dict[str, Any]) -> dict[str, Any]:
         shown = chosen.settings.model_dump(mode="json")
@@ -133,7 +141,7 @@ def merge(
         if to == "delta":
             from pairtune.merging.outputs.as_delta import write_delta
 
-            return Merged(Path(out), write_delta(job, Path(out), threads, check, record))
+            return Merged(Path(out), write_delta(job, Path(out), threads, check, record, form))
         if to == "peft":
             from pairtune.merging.outputs.as_peft import write_peft
 

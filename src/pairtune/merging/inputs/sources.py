@@ -18,7 +18,7 @@ from pairtune.errors import DeltaMismatch, FormatError
 from pairtune.merging.inputs.statistics import Statistics
 from pairtune.pair.delta import Delta
 from pairtune.pair.header import BITS
-from pairtune.pair.parts import Dense, LowRank, Module, Part, Rows, Sparse, Value
+from pairtune.pair.parts import Dense, LowRank, Module, Part, Rows, Sign, Sparse, Value
 from pairtune.pair.tensorfile import TORCH_NAMES
 
 SPELLINGS = {getattr(torch, name): dtype for dtype, name in TORCH_NAMES.items() if hasattr(torch, name)}
@@ -168,6 +168,8 @@ def _change(part: Part, base: Stored, start: int, stop: int, dtype: torch.dtype)
             top, bottom = start // width, -(-stop // width)
             rows = (B[top:bottom].to(dtype) @ A.to(dtype)).mul_(scale).reshape(-1)
             return rows[start - top * width : stop - top * width]
+        case Sign():
+            return part.part(start, stop, dtype)
         case Rows(_, rows, old):
             edge = base.tensor.numel()
             inside = max(min(stop, edge) - start, 0)

@@ -18,7 +18,8 @@ from pairtune.merging.inputs import adapter
 from pairtune.merging.inputs.compare import config_of
 from pairtune.merging.inputs.sources import Source
 from pairtune.merging.outputs import beside
-from pairtune.merging.outputs.low_rank import change_of, compact_sum, is_own, truncated
+from pairtune.merging.outputs.changes import change_of
+from pairtune.merging.outputs.low_rank import compact_sum, is_own, truncated
 from pairtune.pair.card import library_versions
 from pairtune.pair.files import write_json, write_safetensors
 from pairtune.pair.hub import ADAPTER_FILE

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from pairtune.merging.engine import compute
 from pairtune.merging.engine.plan import Step
 from pairtune.merging.inputs.sources import Source
 from pairtune.pair.combine import plus
@@ -36,12 +34,6 @@ def compact_sum(step: Step) -> LowRank | Sparse | None:
             return None
         total = part.scaled(scale) if total is None else plus(total, part, scale)
     return total if isinstance(total, LowRank | Sparse) else None
-
-
-def change_of(step: Step, base: Source) -> Tensor:
-    """What the step adds to the base's tensor, in float32 and not rounded to the stored type."""
-    made = compute.whole(replace(step, dtype=torch.float32))
-    return made.sub_(base.tensors[step.name].float())
 
 
 def is_own(step: Step, base: Source) -> bool:
