@@ -32,7 +32,7 @@ LEVEL = 0.90
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a claim: the method's mean outcome exceeds the baseline's on some splits.
+    """One part of a claim: the method's mean outcome exceeds the baseline's on some splits, or nearly reaches it.
 
     Attributes:
         name: short name, unique in the claim.
@@ -40,6 +40,8 @@ class Part:
         splits: the splits over which items are pooled.
         worth: the smallest difference worth having; an interval wholly below it counts against the claim.
         counts: whether the part's verdict enters that on the claim; else it is only published.
+        margin: by how much the method may fall short, where the claim is that it is as good; then nothing is asked of
+            `worth`.
     """
 
     name: str
@@ -48,11 +50,17 @@ class Part:
     splits: tuple[str, ...]
     worth: float = 0.0
     counts: bool = True
+    margin: float = 0.0
 
     @property
     def rule(self) -> str:
         """The deciding rule in words."""
         where = ", ".join(self.splits)
+        if self.margin:
+            return (
+                f"{self.method} − {self.baseline} on {where}: holds where the {LEVEL:.0%} interval lies above "
+                f"-{self.margin:g}, does not hold where it lies below that, undecided otherwise"
+            )
         text = f"{self.method} − {self.baseline} on {where}: holds where the {LEVEL:.0%} interval lies above 0"
         against = "below 0" if not self.worth else f"below {self.worth:g}, the smallest effect worth having"
         return f"{text}, does not hold where it lies {against}, undecided otherwise"
@@ -215,7 +223,7 @@ def _measured(measured: tuple[Part, ...], results: Results) -> dict[str, Any]:
     for part in measured:
         mean, low, high = difference(results.table(part.method, part.splits), results.table(part.baseline, part.splits))
         parts.append({**asdict(part), "rule": part.rule, "difference": mean, "interval": [low, high]})
-        parts[-1]["verdict"] = judge(low, high, part.worth)
+        parts[-1]["verdict"] = judge(low + part.margin, high + part.margin, part.worth)
     arms = {}
     for arm, seeds in results.outcomes.items():
         by_split = {}
