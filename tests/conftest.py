@@ -35,7 +35,7 @@ def make_tokenizer():
 
 
 def save(folder: Path, model, tokenizer) -> Path:
-    """Write a checkpoint folder as users have them."""
+    """Write a checkpoint folder as users have them; the tokenizer may be a processor of images or sound."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -112,6 +112,50 @@ def tiny_t5(tmp_path_factory) -> Path:
     )
     torch.manual_seed(0)
     return save(tmp_path_factory.mktemp("tiny_t5"), T5ForConditionalGeneration(config), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory) -> Path:
+    """Images: 3 blocks, width 16, 16 x 16 pixels in 4 x 4 patches, stored as a bare ViTModel."""
+    import torch
+    from transformers import ViTConfig, ViTModel
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    config = ViTConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=4,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(0)
+    processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
+    return save(tmp_path_factory.mktemp("tiny_vit"), ViTModel(config), processor)
+
+
+@pytest.fixture(scope="session")
+def tiny_ast(tmp_path_factory) -> Path:
+    """Sound: 3 blocks, width 16, spectrograms of 32 frames and 16 mel bins in 8 x 8 patches, at 8 kHz."""
+    import torch
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+    config = ASTConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_length=32,
+        num_mel_bins=16,
+        patch_size=8,
+        time_stride=8,
+        frequency_stride=8,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(0)
+    extractor = ASTFeatureExtractor(sampling_rate=8000, max_length=32, num_mel_bins=16)
+    return save(tmp_path_factory.mktemp("tiny_ast"), ASTModel(config), extractor)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 from pairtune.data.check_labels import label_findings
 from pairtune.data.findings import SHOWN, Finding, counted
 from pairtune.data.labels import parsed
+from pairtune.data.media import Media, plain
 from pairtune.data.split import Split
 from pairtune.data.task import Task
+from pairtune.pair.modality import MODALITIES
 
 SMALL = {"train": 16, "validation": 30, "test": 30}  # rows; below, a metric moves in steps of more than 3 %
 
@@ -76,11 +78,11 @@ def _overlaps(task: Task, keys: dict[str, list[bytes]]) -> Iterator[Finding]:
             continue
         same = [i for i, key in enumerate(keys[name]) if key in first]
         if same:
-            message, _ = counted(split, same, name, "texts", "is also in train", "are also in train")
+            message, _ = counted(split, same, name, _many(task), "is also in train", "are also in train")
             places = (f"{split.where(i)} = {train.where(first[keys[name][i]])}" for i in same[:SHOWN])
             yield Finding("warning", message, tuple(places))
     if again:
-        message, _ = counted(train, again, "train", "texts", "is a repetition", "are repetitions")
+        message, _ = counted(train, again, "train", _many(task), "is a repetition", "are repetitions")
         places = (f"{train.where(i)} = {train.where(first[keys['train'][i]])}" for i in again[:SHOWN])
         yield Finding("warning", message, tuple(places))
 
@@ -103,15 +105,22 @@ def _conflicts(task: Task, keys: dict[str, list[bytes]]) -> Iterator[Finding]:
                 if len(places) < SHOWN:
                     places.append(f"{task.splits[where].where(j)}: {other}, {split.where(i)}: {said}")
     if count:
-        same = "text has" if count == 1 else "texts have"
-        yield Finding("warning", f"{count:,} {same} another label than the same text elsewhere", tuple(places))
+        one = MODALITIES[task.modality].one
+        same = f"{one} has" if count == 1 else f"{_many(task)} have"
+        yield Finding("warning", f"{count:,} {same} another label than the same {one} elsewhere", tuple(places))
 
 
 def _keys(task: Task, split: Split) -> list[bytes]:
-    """A short hash of each row's text."""
+    """A short hash of each row's text, or of its file's content."""
     rows = zip(*map(split.values, task.text), strict=True)
-    return [hashlib.blake2b(json.dumps(row, default=repr).encode(), digest_size=16).digest() for row in rows]
+    return [hashlib.blake2b(json.dumps(row, default=plain).encode(), digest_size=16).digest() for row in rows]
+
+
+def _many(task: Task) -> str:
+    return MODALITIES[task.modality].many
 
 
 def _filled(text: Any) -> bool:
+    if isinstance(text, Media):
+        return True  # that a file is not empty was seen when the task was loaded
     return bool(text.strip()) if isinstance(text, str) else any(str(m.get("content") or "").strip() for m in text)

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from pairtune.data.forms import IGNORED
 from pairtune.errors import DataError, InputError
+from pairtune.pair.processor import Processor
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from pairtune.data.encode import Features
 
 
@@ -23,6 +22,8 @@ class Collator:
     A batch holds (B rows, T tokens of the longest):
         input_ids, attention_mask [B, T] int64; the mask comes from the rows' lengths, so that a padding id that is also
             a real token (often the end token) hides nothing.
+        pixel_values [B, C, H, W] or input_values [B, frames, mel bins] float32 instead of input_ids where the base
+            reads images or sound; the mask [B, T] is 1 then, for its T positions.
         token_type_ids [B, T], where the features have them.
         position_ids [B, T] int64, causal: the number of real tokens before each, whatever the padding side.
         labels: [B] int64 (classes) or float32 (numbers); [B, C] float32 (multilabel); [B, T] or [B, T'] int64 token
@@ -35,18 +36,22 @@ class Collator:
     positions tell the documents apart, and must be run with `use_cache=False`.
 
     Args:
+        tokenizer: the base's tokenizer, or its processor where it reads images or sound.
         side: where the padding stands; an encoder-decoder's labels are always padded on the right.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, family: str, side: Literal["right", "left"] = "right"):
+    def __init__(self, tokenizer: Any, family: str, side: Literal["right", "left"] = "right"):
         if side not in ("right", "left"):
             raise InputError(f"side: expected right or left, found {side!r}")
-        ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        self.processor = tokenizer if isinstance(tokenizer, Processor) else None
+        ids = (getattr(tokenizer, "pad_token_id", None), getattr(tokenizer, "eos_token_id", None), 0)
         self.pad_id: int = next(one for one in ids if isinstance(one, int))
         self.family, self.side = family, side
 
     def __call__(self, features: Sequence[Features]) -> dict[str, Tensor]:
         """One batch. Raises `DataError` where some rows of a multilabel or regression batch have no label."""
+        if self.processor is not None:
+            return self._seen(features, self.processor)
         rows = [row["input_ids"] for row in features]
         batch = {"input_ids": self._pad(rows, self.pad_id)}
         if "position_ids" in features[0]:
@@ -60,6 +65,18 @@ class Collator:
             batch["token_type_ids"] = self._pad([row["token_type_ids"] for row in features], 0)
         if "target" in features[0]:
             batch["target"] = self._pad([row["target"] for row in features], 0).bool()
+        labels = self._labels(features)
+        if labels is not None:
+            batch["labels"] = labels
+        if "index" in features[0]:
+            batch["index"] = torch.tensor([row["index"] for row in features])
+        return batch
+
+    def _seen(self, features: Sequence[Features], processor: Processor) -> dict[str, Tensor]:
+        """Images or sound, which are all of one size; every position is real."""
+        key = processor.modality.key
+        batch = {key: torch.stack([torch.from_numpy(row[key]) for row in features])}
+        batch["attention_mask"] = torch.ones(len(features), processor.positions, dtype=torch.long)
         labels = self._labels(features)
         if labels is not None:
             batch["labels"] = labels

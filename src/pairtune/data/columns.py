@@ -1,8 +1,9 @@
 """Which column is the text and which the label: guessed from names and contents, each guess with its reason.
 
 Text: a column of chat messages; else a well-known pair (premise, hypothesis); else a well-known name (text, sentence,
-...); else the longest text. Label: a well-known name (label, intent, ...; answer, target, ... for text to write); else
-the only column with few different values. Two candidates are no guess but an error.
+...); else the column of images or recordings; else the longest text. Label: a well-known name (label, intent, ...;
+answer, target, ... for text to write); else the only column with few different values. Two candidates are no guess but
+an error.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pairtune.data.media_table import looks_like
 from pairtune.data.split import MISSING, Split
 from pairtune.errors import DataError, InputError
 
+MEDIA = ("image", "audio")
 SAMPLE = 2000  # rows, evenly spaced, that a guess looks at
 PAIRS = [
     ("premise", "hypothesis"),
@@ -43,7 +46,7 @@ class Column:
     """What a sample of a column looks like.
 
     Attributes:
-        type: "text", "integer", "number", "yes/no", "list", "messages", "other" or "empty".
+        type: "text", "integer", "number", "yes/no", "list", "messages", "image", "audio", "other" or "empty".
         length: mean number of characters of its texts.
         distinct: different values in the sample.
         filled: values in the sample that are neither missing nor null.
@@ -88,6 +91,9 @@ def _type(values: list[Any]) -> str:
         values = [value for value in values if type(value) is most]
     if all(is_chat(value) for value in values):
         return "messages"
+    media, count = Counter(map(looks_like, values)).most_common(1)[0]
+    if media is not None and count >= 0.9 * len(values):
+        return media
     kinds = {type(value) for value in values}
     if kinds == {str}:
         filled = [value for value in values if value.strip()]
@@ -135,6 +141,11 @@ def guess_text(columns: Sequence[Column], label: str | None) -> tuple[tuple[str,
     for name in TEXTS:
         if name in by_lower:
             return (by_lower[name],), "well-known name"
+    media = [column.name for column in there.values() if column.type in MEDIA]
+    if len(media) > 1:
+        raise InputError(f"which column is read? It may be {' or '.join(media)}; name it: text=<column>")
+    if media:
+        return (media[0],), f"the only column of {'images' if there[media[0]].type == 'image' else 'recordings'}"
     texts = {name: column for name, column in texts.items() if name.lower() not in CLASSES}
     if not texts:
         found = ", ".join(f"{column.name} ({column.type})" for column in columns)
@@ -142,11 +153,14 @@ def guess_text(columns: Sequence[Column], label: str | None) -> tuple[tuple[str,
     return (max(texts.values(), key=lambda column: column.length).name,), "longest text"
 
 
+_NO_LABELS = ("empty", "messages", *MEDIA)
+
+
 def guess_label(columns: Sequence[Column], text: Sequence[str], kind: str | None) -> tuple[str | None, str]:
     """The label or target column, and why; None for plain text."""
     if any(column.name in text and column.type == "messages" for column in columns):
         return None, "the messages say what is learnt"
-    there = [column for column in columns if column.name not in text and column.type not in ("empty", "messages")]
+    there = [column for column in columns if column.name not in text and column.type not in _NO_LABELS]
     writes = kind in ("lm", "seq2seq")
     names = TARGETS if writes else CLASSES if kind else [*CLASSES, *TARGETS]
     by_lower = {column.name.lower(): column for column in there if not writes or column.type == "text"}

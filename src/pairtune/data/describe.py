@@ -57,8 +57,9 @@ def _columns(task: Task) -> list[list[str]]:
     rows = [["column", "role", "type", "characters", "different", "example"]]
     first = task.splits.get("train") or next(iter(task.splits.values()))
     for column in profile(first):
-        used = "text" if column.name in task.text else role if column.name == task.label else "-"
-        guessed = " (guessed)" if ("text" if used == "text" else "label") in task.guessed and used != "-" else ""
+        used = task.modality if column.name in task.text else role if column.name == task.label else "-"
+        what = "text" if column.name in task.text else "label"
+        guessed = " (guessed)" if what in task.guessed and used != "-" else ""
         example = repr(first[0].get(column.name, ""))
         length = f"{column.length:.0f}" if column.length else "-"
         cut = example if len(example) <= 40 else example[:37] + "..."

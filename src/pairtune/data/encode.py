@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 from pairtune.data import forms
 from pairtune.data.chat import conversations
@@ -17,9 +17,8 @@ from pairtune.data.task import Task
 from pairtune.data.tokens import Tokens
 from pairtune.data.verbalise import verbalise
 from pairtune.errors import DataError, InputError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from pairtune.pair.modality import MODALITIES
+from pairtune.pair.processor import Processor
 
 Features = dict[str, Any]
 FAMILIES = ("encoder", "causal", "seq2seq")
@@ -29,7 +28,8 @@ class Encoder:
     """One task for one tokenizer and model family.
 
     Features of a row (lists of one length, unless said otherwise):
-        input_ids: token ids. token_type_ids: where the tokenizer makes them, for encoders.
+        input_ids: token ids; of an image or sound instead, under its modality's key, what the processor makes of it.
+        token_type_ids: where the tokenizer makes them, for encoders.
         label: view "labels": class index, number, or one 0.0 / 1.0 a class; absent where the row has none.
         (view "masked", of encoders on plain text: the inputs alone; `masking.py` hides some of them.)
         labels: view "tokens": the ids to predict, −100 where nothing is scored. Causal: aligned with `input_ids`, its
@@ -38,9 +38,11 @@ class Encoder:
         cut: True where the row was longer than `max_length`.
 
     Args:
+        tokenizer: the base's tokenizer, or its processor where it reads images or sound.
         family: "encoder", "causal" or "seq2seq".
-        max_length: the most tokens of a row. Encoders and plain texts are cut on the right (a cut plain text has no end
-            token), prompts on the left so that the completion is whole; a conversation on the right.
+        max_length: the most tokens of a row; images and sound have as many positions as the base makes of them.
+            Encoders and plain texts are cut on the right (a cut plain text has no end token), prompts on the left so
+            that the completion is whole; a conversation on the right.
         view: "labels" for a head over classes or numbers, "tokens" for a language-model head, "masked" for an encoder's
             over hidden tokens; None takes labels on encoders and tokens on language models.
         completion_only: whether the completion alone is scored; None: for "lm" with a completion yes, for
@@ -53,7 +55,7 @@ class Encoder:
     def __init__(
         self,
         task: Task,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Any,
         family: str,
         max_length: int,
         *,
@@ -65,13 +67,22 @@ class Encoder:
             raise InputError(f"family: expected one of {', '.join(FAMILIES)}, found {family!r}")
         self.task, self.family, self.max_length = task.on(family), family, max_length
         self.view = view or ("labels" if family == "encoder" else "tokens")
+        self.processor: Processor | None = tokenizer if isinstance(tokenizer, Processor) else None
+        self._refuse_other_modality()
         self.chat = task.is_chat if chat is None else chat
         self.completion_only = self.task.kind == "lm" if completion_only is None else completion_only
-        self.tokens = Tokens(tokenizer)
+        if self.processor is None:
+            self.tokens = Tokens(cast("Any", tokenizer))
         self._refuse_misfits()
         if self.view == "tokens" and self.task.kind == "classification":
             self._label_words = verbalise(self.task.labels)
             self._check_labels()
+
+    def _refuse_other_modality(self) -> None:
+        reads = "text" if self.processor is None else self.processor.modality.name
+        if reads != self.task.modality:
+            base, holds = MODALITIES[reads], MODALITIES[self.task.modality]
+            raise InputError(f"{self.task.name}: the base reads {base.many}, the task holds {holds.many}")
 
     def _refuse_misfits(self) -> None:
         kind, name = self.task.kind, self.task.name

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pairtune.data.encode import Encoder, Features
 
 _AT_ONCE = 1000  # rows that are tokenised in one call
+KEPT_BYTES = 512 << 20  # of decoded images or sound that stay in memory, a split
 
 
 class Encoded(Sequence):
@@ -20,6 +21,8 @@ class Encoded(Sequence):
 
     def __init__(self, split: Split, encoder: Encoder, text_only: bool = False):
         self.rows, self.encoder, self.text_only = split, encoder, text_only
+        self._kept: dict[int, Features] = {}
+        self._room = KEPT_BYTES
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -28,7 +31,22 @@ class Encoded(Sequence):
         return self.take([range(len(self))[i]])[0]
 
     def take(self, indices: Sequence[int]) -> list[Features]:
-        """Several rows, tokenised together. Raises `DataError` naming file and line of a row that does not fit."""
+        """Several rows, tokenised together. Raises `DataError` naming file and line of a row that does not fit.
+
+        Images and sound are decoded once and kept, as far as there is room.
+        """
+        if self.encoder.processor is None:
+            return self._encode(indices)
+        wanted = list(dict.fromkeys(i for i in indices if i not in self._kept))
+        found = dict(zip(wanted, self._encode(wanted) if wanted else (), strict=True))
+        key = self.encoder.processor.modality.key
+        for i, features in found.items():
+            if self._room >= features[key].nbytes:
+                self._kept[i] = features
+                self._room -= features[key].nbytes
+        return [dict(self._kept.get(i) or found[i]) for i in indices]
+
+    def _encode(self, indices: Sequence[int]) -> list[Features]:
         try:
             return self.encoder.many([self.rows[i] for i in indices], indices, text_only=self.text_only)
         except RowError as error:
@@ -38,6 +56,8 @@ class Encoded(Sequence):
 
     @cached_property
     def _survey(self) -> tuple[list[int], list[int]]:
+        if self.encoder.processor is not None:  # all alike; nothing is decoded to know it
+            return [self.encoder.processor.positions] * len(self), []
         lengths: list[int] = []
         cut: list[int] = []
         for start in range(0, len(self), _AT_ONCE):
@@ -49,7 +69,7 @@ class Encoded(Sequence):
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row; every row is encoded once for it."""
+        """Tokens of each row; every text is encoded once for it."""
         return self._survey[0]
 
     @property

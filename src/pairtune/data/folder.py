@@ -7,20 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pairtune.data.opening import FORMATS, format_of, stem
+from pairtune.data import media_folder
+from pairtune.data.opening import ALIASES, FORMATS, format_of, stem
 from pairtune.data.split import Split
 from pairtune.errors import DataError, InputError
 from pairtune.registry import suggest
 
-ALIASES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
 EXPECTED = "train, validation (or valid, val, dev), test, or ood/<name>"
 _ORDER = ["train", "validation", "test"]
 _SHARD = re.compile(r"-\d+-of-\d+$")  # train-00000-of-00002.parquet, as the hub stores a large split
@@ -56,8 +48,8 @@ def nothing_found(folder: Path, others: list[Path]) -> InputError:
     """What to say of a folder without a split."""
     there = f"found {', '.join(path.name for path in others[:10])}" if others else "found no data files at all"
     return InputError(
-        f"{folder}: no file is called {EXPECTED} (one of {', '.join(FORMATS)}, also with .gz); {there}; name the "
-        "files: splits={train: ..., test: ...}"
+        f"{folder}: no file is called {EXPECTED} (one of {', '.join(FORMATS)}, also with .gz), and no folder holds "
+        f"images or recordings by class; {there}; name the files: splits={{train: ..., test: ...}}"
     )
 
 
@@ -90,8 +82,15 @@ def read_splits(files: Mapping[str, Any], root: Path = Path()) -> dict[str, Spli
         paths = [value] if isinstance(value, (str, Path)) else list(value) if isinstance(value, Iterable) else []
         if not paths or not all(isinstance(path, (str, Path)) for path in paths):
             raise InputError(f"splits: {name} should be a file or a list of files, found {value!r}")
-        found[name] = Split.read(*(root / Path(path).expanduser() for path in paths))
+        found[name] = _read(name, [root / Path(path).expanduser() for path in paths])
     return found
+
+
+def _read(name: str, paths: list[Path]) -> Split:
+    """A split from files of rows, or from a folder of images or recordings."""
+    if len(paths) == 1 and paths[0].is_dir():
+        return media_folder.read(paths[0], classes=not name.startswith("ood/"))
+    return Split.read(*paths)
 
 
 def _visible(folder: Path) -> list[Path]:

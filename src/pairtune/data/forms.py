@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pairtune.data.media import MediaError
+
 if TYPE_CHECKING:
     from pairtune.data.encode import Encoder, Features
 
@@ -21,7 +23,12 @@ class RowError(Exception):
 
 
 def sources(encoder: Encoder, rows: Rows) -> list[Features]:
-    """What an encoder reads: the text columns as one text, or as a pair where the model is made for pairs."""
+    """What an encoder reads: the text columns as one text, or as a pair where the model is made for pairs.
+
+    Of images and sound, what the base's processor makes of them.
+    """
+    if encoder.processor is not None:
+        return seen(encoder, rows)
     task, tokens = encoder.task, encoder.tokens
     if encoder.family == "encoder":
         return tokens.inputs([[row[column] for column in task.text] for row in rows], encoder.max_length)
@@ -29,6 +36,19 @@ def sources(encoder: Encoder, rows: Rows) -> list[Features]:
     for features in found:
         features.pop("token_type_ids", None)
     return found
+
+
+def seen(encoder: Encoder, rows: Rows) -> list[Features]:
+    """What a model of images or sound reads of each row, decoded here."""
+    processor, (column,) = encoder.processor, encoder.task.text
+    assert processor is not None
+    decoded = []
+    for i, row in enumerate(rows):
+        try:
+            decoded.append(row[column].decode())
+        except MediaError as error:
+            raise RowError(i, row[column].failure(error)) from None
+    return [{processor.modality.key: values} for values in processor(decoded)]
 
 
 def labelled(encoder: Encoder, rows: Rows) -> list[Features]:

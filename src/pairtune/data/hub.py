@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pairtune.data.folder import ALIASES
+from pairtune.data.opening import ALIASES
 from pairtune.data.split import Split
 from pairtune.errors import InputError
 from pairtune.registry import suggest
@@ -64,7 +64,7 @@ def load_hub(path: str, config: str | None, revision: str | None, named: Mapping
         raise InputError(
             f"{what}: there is no such folder here, and the hub did not give this data set: {reason}"
         ) from None
-    there = {str(name): part for name, part in data.items()}
+    there = {str(name): _undecoded(part) for name, part in data.items()}
     wanted = {ALIASES[name]: name for name in there if name in ALIASES}
     for split, name in named.items():
         if name is None:
@@ -87,6 +87,16 @@ def load_hub(path: str, config: str | None, revision: str | None, named: Mapping
     if left:
         found.notes.append(f"splits of the data set that are not used: {', '.join(left)}")
     return found
+
+
+def _undecoded(data: Any) -> Any:
+    """Images and recordings as their files' bytes, which are decoded here, a row at a time."""
+    import datasets
+
+    for column, feature in data.features.items():
+        if isinstance(feature, datasets.Image | datasets.Audio):
+            data = data.cast_column(column, type(feature)(decode=False))
+    return data
 
 
 def _class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:

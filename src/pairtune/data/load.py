@@ -9,10 +9,13 @@ from typing import Any
 from pairtune import yaml12
 from pairtune.data import columns, labels, sources
 from pairtune.data.holdout import hold_out
+from pairtune.data.media import MediaError
+from pairtune.data.media_table import beside, with_media
 from pairtune.data.split import Split
 from pairtune.data.task import KINDS, Task
 from pairtune.data.verbalise import SEPARATOR
 from pairtune.errors import ConfigError, InputError
+from pairtune.pair.modality import MODALITIES, TEXT, Modality
 from pairtune.registry import suggest
 
 SETTINGS = ("source", "kind", "text", "label", "splits", "labels", "separator", "name")
@@ -30,15 +33,20 @@ def load_task(source: Any, given: Mapping[str, Any]) -> Task:
         source = settings.get("source")
     _check(settings)
     found = sources.find(source, settings.get("splits") or {}, root)
+    found.splits = {name: beside(split) for name, split in found.splits.items()}
     guessed: dict[str, str] = {}
-    text, label, kind = _columns(found, settings, guessed)
+    text, label, kind, modality = _columns(found, settings, guessed)
     notes = list(found.notes)
     splits = _without_hidden(found, label, notes)
     for column in text:
         for split in splits.values():
             split.require(column)
-    _check_texts(splits, text)
-    splits = _with_held_out(splits, text, found.single, notes)
+    if modality == "text":
+        _check_texts(splits, text)
+    else:
+        splits = {name: with_media(split, text[0], modality) for name, split in splits.items()}
+        _check_media(splits, text[0])
+    splits = _with_held_out(splits, text, found.single, notes, MODALITIES[modality])
     names = _label_list(settings.get("labels"), found.label_names.get(label or ""), splits, label, kind)
     return Task(
         name=settings.get("name") or found.name,
@@ -51,6 +59,7 @@ def load_task(source: Any, given: Mapping[str, Any]) -> Task:
         notes=tuple(notes),
         guessed=guessed,
         labels_given="labels" in settings or bool(label and label in found.label_names),
+        modality=modality,
     )
 
 
@@ -80,7 +89,7 @@ def _check(settings: Mapping[str, Any]) -> None:
 
 
 def _columns(found: sources.Found, settings: Mapping[str, Any], guessed: dict[str, str]):
-    """Text columns, label column and kind; the reason of each that was guessed goes to `guessed`."""
+    """Text columns, label column, kind and what is read; the reason of each that was guessed goes to `guessed`."""
     first = found.splits.get("train") or next(iter(found.splits.values()))
     profile = columns.profile(first)
     label, kind = settings.get("label"), settings.get("kind")
@@ -96,7 +105,7 @@ def _columns(found: sources.Found, settings: Mapping[str, Any], guessed: dict[st
         kind, guessed["kind"] = columns.guess_kind(profile, label, ", ".join(first.files))
     if label in text:
         raise InputError(f"the column {label!r} is named both as text and as label")
-    return text, label, kind
+    return text, label, kind, _modality(profile, text, label, kind)
 
 
 def _given_text(value: Any, split: Split) -> tuple[str, ...]:
@@ -123,6 +132,30 @@ def _check_texts(splits: Mapping[str, Split], text: Sequence[str]) -> None:
                     raise split.error(i, f"column {column!r}: expected {expected}, found {found}")
 
 
+def _modality(profile: Sequence[columns.Column], text: Sequence[str], label: str | None, kind: str) -> str:
+    """What the input column holds. Raises `InputError` for media beside another column, or without labels."""
+    found = [column.type for column in profile if column.name in text and column.type in columns.MEDIA]
+    if not found:
+        return "text"
+    if len(text) > 1:
+        raise InputError(f"text: a task reads one column of {found[0]} files, found {' and '.join(text)}")
+    if label is None or kind in ("lm", "seq2seq"):
+        raise InputError(
+            f"{text[0]} holds {found[0]} files, which are learnt by labels; name the label's column: label=<column>"
+        )
+    return found[0]
+
+
+def _check_media(splits: Mapping[str, Split], column: str) -> None:
+    """Every image or recording is there and is not empty; none is decoded."""
+    for split in splits.values():
+        for i, value in enumerate(split.values(column)):
+            try:
+                value.check()
+            except MediaError as error:
+                raise split.error(i, value.failure(error)) from None
+
+
 def _without_hidden(found: sources.Found, label: str | None, notes: list[str]) -> dict[str, Split]:
     """Hub sets mark a label that is withheld by −1, read as null here: such rows and splits are left out."""
     if label not in found.label_names:
@@ -140,16 +173,19 @@ def _without_hidden(found: sources.Found, label: str | None, notes: list[str]) -
     return kept
 
 
-def _with_held_out(splits: dict[str, Split], text: Sequence[str], single: bool, notes: list[str]) -> dict[str, Split]:
+def _with_held_out(
+    splits: dict[str, Split], text: Sequence[str], single: bool, notes: list[str], what: Modality
+) -> dict[str, Split]:
     train, validation, test = splits.get("train"), splits.get("validation"), splits.get("test")
-    by = "by the hash of the text"
+    by = f"by the hash of the {what.one}"
     if train is not None and validation is None:
         if single and test is None:
-            train, validation, test = hold_out(train, text, 2)
+            train, validation, test = hold_out(train, text, 2, what.many)
             sizes = f"{len(train):,} / {len(validation):,} / {len(test):,}"
-            notes.append(f"one file: split 80 / 10 / 10 into train, validation and test, {by} ({sizes} rows)")
+            source = "file" if what is TEXT else "set"
+            notes.append(f"one {source}: split 80 / 10 / 10 into train, validation and test, {by} ({sizes} rows)")
         else:
-            train, validation = hold_out(train, text, 1)
+            train, validation = hold_out(train, text, 1, what.many)
             notes.append(f"no validation split: {len(validation):,} rows (10 %) of train are held out for it, {by}")
     main = {"train": train, "validation": validation, "test": test}
     return {name: split for name, split in {**main, **splits, **main}.items() if split is not None}

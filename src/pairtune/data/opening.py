@@ -25,16 +25,27 @@ FORMATS = {
     ".ndjson": "jsonl",
     ".json": "json",
     ".parquet": "parquet",
+    ".npz": "npz",
     ".txt": "txt",
 }
-PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".dill", ".npy", ".npz"})
+# What a split is called, in file, folder and array names.
+ALIASES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".dill", ".npy"})
 _SAVE_AS = "save the rows as JSONL or Parquet"
 # What a file is by its first bytes, for those that are often renamed by mistake. A pickle names its protocol, 2 to 5.
 _MAGIC = [
     *((bytes([0x80, protocol]), "a pickle") for protocol in range(2, 6)),
     (b"PAR1", "a Parquet file"),
     (b"\x1f\x8b", "a gzip file"),
-    (b"PK\x03\x04", "a zip archive (an Excel workbook, a torch or NumPy file)"),
+    (b"PK\x03\x04", _ZIP := "a zip archive (an Excel workbook, a torch or NumPy file)"),
     (b"\x93NUMPY", "a NumPy file"),
     (b"ARROW1", "an Arrow file"),
     (b"\x28\xb5\x2f\xfd", "a zstd file"),
@@ -72,9 +83,9 @@ def checked_format(path: Path) -> str:
     if kind is None:
         raise DataError(f"this format is not read; {_SAVE_AS} (read: {', '.join(FORMATS)}, each also with .gz)", path)
     found = _content(path)
-    expected = "a Parquet file" if kind == "parquet" else None
+    expected = {"parquet": "a Parquet file", "npz": _ZIP}.get(kind)
     if found != expected:
-        what = found or "not a Parquet file"
+        what = found or ("not a Parquet file" if kind == "parquet" else "not a NumPy archive")
         hint = _SAVE_AS if found == "a pickle" else "give it the suffix of what it holds, or " + _SAVE_AS
         raise DataError(f"this is {what}, in spite of its name; {hint}", path)
     return kind

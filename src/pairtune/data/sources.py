@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pairtune.data import media_folder
 from pairtune.data.folder import files_of, nothing_found, read_splits, split_names
-from pairtune.data.opening import format_of, stem
+from pairtune.data.npz import read_tables
+from pairtune.data.opening import checked_format, format_of, stem
 from pairtune.data.split import Split
 from pairtune.errors import InputError
 from pairtune.registry import suggest
@@ -56,6 +58,9 @@ def find(source: Any, splits: Mapping[str, Any], root: Path) -> Found:
     path = root / Path(text).expanduser()
     if path.is_dir():
         return _folder(path, named)
+    if path.is_file() and format_of(path) == checked_format(path) == "npz" and len(tables := read_tables(path)) > 1:
+        own = {name: Split(rows, [(0, str(path))]) for name, rows in tables.items() if name not in named}
+        return Found(stem(path), {**own, **read_splits(named, path.parent)})
     if path.is_file() or format_of(path) is not None:
         return Found(stem(path), read_splits({"train": path.name, **named}, path.parent), single=not named)
     match = _HUB.fullmatch(text)
@@ -73,6 +78,9 @@ def find(source: Any, splits: Mapping[str, Any], root: Path) -> Found:
 def _folder(folder: Path, named: Mapping[str, Any]) -> Found:
     files, others = files_of(folder, named)
     found = Found(folder.resolve().name, {**read_splits(files), **read_splits(named, folder)})
+    media = media_folder.splits_of(folder, {*found.splits, *named}, found.notes)
+    found.single = bool(media) and list(media) == ["train"] and not named and media_folder.is_single(folder)
+    found.splits.update(media)
     if not found.splits:
         raise nothing_found(folder, others)
     used = {name for split in found.splits.values() for name in split.files}

@@ -6,11 +6,13 @@ import hashlib
 import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, overload
 
+from pairtune.data.media import plain
+from pairtune.data.npz import NpzRows
 from pairtune.data.opening import checked_format
 from pairtune.data.parquet import ArrowRows
 from pairtune.data.readers import read
@@ -62,9 +64,13 @@ class Split(Sequence):
 
     @classmethod
     def read(cls, *paths: str | Path) -> Split:
-        """The rows of one or several files, in order. A Parquet file stays in Arrow. Raises as `readers.read`."""
-        if len(paths) == 1 and checked_format(Path(paths[0])) == "parquet":
-            rows = ArrowRows.read(Path(paths[0]))
+        """The rows of one or several files, in order. Parquet stays in Arrow, NumPy's arrays what they are.
+
+        Raises as `readers.read`.
+        """
+        kept = {"parquet": ArrowRows, "npz": NpzRows}.get(checked_format(Path(paths[0]))) if len(paths) == 1 else None
+        if kept is not None:
+            rows = kept.read(Path(paths[0]))
             if not len(rows):
                 raise DataError("there are no rows in it", paths[0])
             return cls(rows, [(0, str(paths[0]))])
@@ -116,19 +122,40 @@ class Split(Sequence):
         """The files (or the name of the data set) that the rows come from."""
         return [name for _, name in self._files]
 
-    def place(self, i: int) -> tuple[str, int]:
-        """File and line (from 1) of a row; the row's number where the format has no lines."""
+    def place(self, i: int) -> tuple[str, int | None]:
+        """File and line (from 1) of a row; its number where the format has no lines, None where the file is the row."""
         i = self._stored(i)
+        own = getattr(self._rows, "file_of", None)
+        if own is not None:
+            return own(i), None
         first, name = self._files[bisect_right([start for start, _ in self._files], i) - 1]
         return name, (i - first + 1 if self._lines is None else self._lines[i])
 
     def where(self, i: int) -> str:
-        """`file:line` of a row."""
-        return "{}:{}".format(*self.place(i))
+        """`file:line` of a row, or the file that it is."""
+        file, line = self.place(i)
+        return file if line is None else f"{file}:{line}"
 
     def error(self, i: int, message: str) -> DataError:
         """An error about a row, which names its file and line."""
         return DataError(message, *self.place(i))
+
+    def converted(self, column: str, change: Callable[[Any, dict[str, Any], str], Any]) -> Split:
+        """The same rows, one column being changed when it is read; `change` takes its value, the row, and the file.
+
+        A `ValueError` of it becomes a `DataError` that names the row's place.
+        """
+        from pairtune.data.media_table import ConvertedRows
+
+        whole = Split(self._rows, self._files, self._lines)
+
+        def one(value: Any, row: dict[str, Any], i: int) -> Any:
+            try:
+                return change(value, row, whole.place(i)[0])
+            except ValueError as error:
+                raise whole.error(i, f"column {column!r}: {error}") from None
+
+        return Split(ConvertedRows(self._rows, column, one), self._files, self._lines, self._picked)
 
     def values(self, column: str, default: Any = MISSING) -> Iterator[Any]:
         """One column, row by row; `default` where a row does not have it.
@@ -163,7 +190,7 @@ class Split(Sequence):
         """A hash of every row's content in order, whatever the file format; to notice that data have changed."""
         total = hashlib.sha256()
         for row in self:
-            total.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=repr).encode(errors="replace"))
+            total.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=plain).encode(errors="replace"))
             total.update(b"\n")
         return total.hexdigest()
 

@@ -28,7 +28,7 @@ class Task:
     Attributes:
         kind: "classification" (one label a row), "multilabel" (any number), "regression" (a number), "lm" (a text to
             continue: whole, from a prompt, or a conversation) or "seq2seq" (a text to write from another).
-        text: one or two text columns.
+        text: one or two text columns; or the one column of what is read instead of text.
         label: the column of the label; of the target for "seq2seq"; of the completion for "lm", None for plain text.
         labels: the class names in the order of their indices; empty for the other kinds.
         splits: "train", "validation", "test" and "ood/<name>". Rows of OOD splits may have no label, or another one.
@@ -36,6 +36,7 @@ class Task:
         notes: what was decided while loading and is not in the files: held-out rows, files that were not used.
         guessed: why a column or the kind was chosen, where nobody named it.
         labels_given: whether the label list was given rather than collected from the rows.
+        modality: "text", "image" or "audio": what is read.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Task:
     notes: tuple[str, ...] = ()
     guessed: dict[str, str] = field(default_factory=dict)
     labels_given: bool = False
+    modality: str = "text"
 
     @classmethod
     def load(
@@ -65,8 +67,9 @@ class Task:
         """Load a task; what is not named is guessed, and `describe()` shows the guesses.
 
         Args:
-            source: a folder with train, validation (or valid, val, dev), test and `ood/<name>` files; one file, which
-                is split 80 / 10 / 10; a YAML file or mapping with `source` and the other arguments (in YAML, paths are
+            source: a folder with train, validation (or valid, val, dev), test and `ood/<name>` files, or folders of
+                images or recordings by class; one file, or folder of class folders, which is split 80 / 10 / 10; a
+                YAML file or mapping with `source` and the other arguments (in YAML, paths are
                 relative to it); a data set of the hub, `owner/name`, `owner/name:config` or `owner/name@revision`;
                 `demo:<name>`, which ships with the package. None where `splits` names files.
             splits: split → file or files (paths relative to the source) or, for a hub data set, its split's name. They
@@ -95,7 +98,9 @@ class Task:
         return found
 
     def prompt(self, row: Mapping[str, Any]) -> str:
-        """The text of a row as a language model reads it, its columns joined."""
+        """The text of a row as a language model reads it, its columns joined; the name of an image or a recording."""
+        if self.modality != "text":
+            return str(row[self.text[0]])
         return join([row[column] for column in self.text], self.separator)
 
     def target(self, row: Mapping[str, Any]) -> Any:
@@ -132,7 +137,7 @@ class Task:
         writes = self.kind in ("lm", "seq2seq")
         if not writes or (self.kind, family) in (("lm", "causal"), ("seq2seq", "seq2seq")):
             return self
-        if (self.kind, self.label, self.is_chat, family) == ("lm", None, False, "encoder"):
+        if self.modality == "text" and (self.kind, self.label, self.is_chat, family) == ("lm", None, False, "encoder"):
             return self
         if family == "encoder" or self.label is None:
             raise InputError(

@@ -16,12 +16,14 @@ from pairtune.errors import FormatError, InputError
 from pairtune.pair import hub
 from pairtune.pair.checkpoint import Checkpoint, Fingerprint, tokenizer_digest
 from pairtune.pair.heads import keep_output, model_class, under_a_classifier
+from pairtune.pair.modality import HEADS, TEXT, Modality, modality_of, tower_config
 from pairtune.pair.names import Names, blocks
+from pairtune.pair.positions import count_positions
 from pairtune.zoo import path as zoo_path
 
 if TYPE_CHECKING:  # transformers takes half a second to import, and is when a model is loaded
     import transformers
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("pairtune")
 
@@ -33,14 +35,16 @@ class Base:
     """A loaded base. Its parameters are frozen and it is in evaluation mode; nothing writes to them again.
 
     Attributes:
+        tokenizer: the tokenizer; of a base that reads images or sound its processor, which takes that place.
         family: "causal" and "seq2seq" have the tokens view; "encoder" has labels once a head is there.
+        modality: what it reads: text, images or sound (spectrograms).
         new_names: names in memory of a task head that the checkpoint does not hold (it belongs to the delta).
         pristine: the model's modules as they were loaded, over the same weights; nothing is ever put into them.
     """
 
     model: PreTrainedModel
     pristine: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any
     source: str
     revision: str | None
     family: Family
@@ -51,6 +55,7 @@ class Base:
     quantize: str | None = None
     labels: list[str] | None = None
     notes: list[str] = field(default_factory=list)
+    modality: Modality = TEXT
 
     @classmethod
     def load(
@@ -84,7 +89,7 @@ class Base:
         name = str(source)
         folder = folder_of(name, revision)
         config = hub.load_config(folder)
-        family = family_of(config)
+        family, modality = family_of(config), modality_of(config)
         checkpoint = Checkpoint(folder)
         notes: list[str] = []
         auto_class, keywords, is_new = model_class(config, family, task, labels)
@@ -116,7 +121,7 @@ class Base:
         base = cls(
             model=model,
             pristine=skeleton(model),
-            tokenizer=hub.load_tokenizer(folder),
+            tokenizer=_reader(folder, config, modality),
             source=name,
             revision=revision,
             family=family,
@@ -127,9 +132,11 @@ class Base:
             quantize=quantize,
             labels=labels,
             notes=notes,
+            modality=modality,
         )
         base._check_vocabulary()
         base._check_finite()
+        count_positions(base)
         log.info("%s", base.describe())
         return base
 
@@ -137,6 +144,8 @@ class Base:
     def fingerprint(self) -> Fingerprint:
         """Hash of the stored tensors that this model loads, and of the tokenizer. Reads every stored byte once."""
         loaded = [name for name in self.checkpoint if self.names.memory(name) not in (None, *self.new_names)]
+        if self.modality is not TEXT:
+            loaded = [name for name in loaded if "pooler." not in name]  # no head of a task reads it
         if self.view == "masked":
             loaded = under_a_classifier(self.model, self.checkpoint)
         return Fingerprint.of(self.checkpoint, loaded, self.model.base_model_prefix, tokenizer_digest(self.tokenizer))
@@ -144,8 +153,10 @@ class Base:
     def __post_init__(self):
         # The Parameter objects as loaded: whoever tunes exchanges them, nobody writes to them.
         self.parameters = dict(self.model.named_parameters(remove_duplicate=True))
-        embeddings: Any = self.model.get_input_embeddings()
-        self.vocabulary_rows = int(embeddings.weight.shape[0])
+        self.vocabulary_rows = 0
+        if self.modality is TEXT:
+            embeddings: Any = self.model.get_input_embeddings()
+            self.vocabulary_rows = int(embeddings.weight.shape[0])
 
     def checksum(self) -> str:
         """SHA-256 over the values in memory of every loaded Parameter, a new head's excluded."""
@@ -162,7 +173,7 @@ class Base:
         """What the model's own head says: "tokens", "labels", or the hidden ones of an encoder ("masked")."""
         if self.family != "encoder":
             return "tokens"
-        heads = {"ForSequenceClassification": "labels", "ForMaskedLM": "masked"}
+        heads = {**dict.fromkeys(HEADS, "labels"), "ForMaskedLM": "masked"}
         return next((view for end, view in heads.items() if type(self.model).__name__.endswith(end)), None)
 
     @property
@@ -183,7 +194,7 @@ class Base:
     @property
     def hidden_size(self) -> int:
         """Width of the blocks' output."""
-        return self.model.config.get_text_config().hidden_size
+        return tower_config(self.model.config).hidden_size
 
     def stored(self, name: str) -> torch.Tensor:
         """A stored tensor by its name on disk, as stored (memory-mapped)."""
@@ -207,6 +218,8 @@ class Base:
 
     def _check_vocabulary(self) -> None:
         """Every id that the tokenizer can make must have a row in the embedding."""
+        if self.modality is not TEXT:
+            return
         highest = max(self.tokenizer.get_vocab().values())
         if highest >= self.vocabulary_rows:
             raise FormatError(
@@ -233,6 +246,13 @@ def family_of(config: transformers.PretrainedConfig) -> Family:
     if "MaskedLM" not in architectures and type(config) not in encoder_heads.keys():
         return "causal" if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING.keys() else "encoder"
     return "encoder"
+
+
+def _reader(folder: Path, config: Any, modality: Modality) -> Any:
+    """The tokenizer, or what takes its place."""
+    if modality is TEXT:
+        return hub.load_tokenizer(folder)
+    return hub.load_processor(folder, modality.name, getattr(tower_config(config), "num_channels", 3))
 
 
 def _best_device() -> torch.device:

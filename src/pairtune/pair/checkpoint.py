@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pairtune.errors import FormatError
 from pairtune.pair.files import SafetensorsFile, checkpoint_files, open_safetensors
+from pairtune.pair.processor import Processor
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -120,7 +121,12 @@ def _digest_of(tensors: Mapping[str, TensorPrint]) -> str:
 
 
 def tokenizer_digest(tokenizer) -> str:
-    """SHA-256 over vocabulary, merges and special ids: what decides which ids a text becomes."""
+    """SHA-256 over vocabulary, merges and special ids: what decides which ids a text becomes.
+
+    Of a processor of images or sound, over the settings that decide what these become.
+    """
+    if isinstance(tokenizer, Processor):
+        return tokenizer.digest()
     content: dict = {
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "special": {name: str(value) for name, value in sorted(tokenizer.special_tokens_map.items())},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pairtune.errors import InputError
+from pairtune.pair.modality import TEXT, clip_class, clip_config, modality_of, tower_of_clip
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,6 +29,7 @@ def model_class(config, family: str, task: str | None, labels: list[str] | None)
         return transformers.AutoModelForCausalLM, {}, None
     if family == "seq2seq":
         return transformers.AutoModelForSeq2SeqLM, {}, None
+    modality = modality_of(config)
     if task in HEAD_KINDS:
         names = labels if task != "regression" else ["value"]
         if not names:
@@ -38,11 +40,16 @@ def model_class(config, family: str, task: str | None, labels: list[str] | None)
             "id2label": dict(enumerate(names)),
             "label2id": {label: i for i, label in enumerate(names)},
         }
-        auto_class = transformers.AutoModelForSequenceClassification
+        if tower_of_clip(config):
+            auto_class, keywords = clip_class("CLIPForImageClassification"), {"config": clip_config(config, **keywords)}
+            return auto_class, keywords, partial(is_head_name, prefix=auto_class.base_model_prefix)
+        auto_class = getattr(transformers, modality.auto_class)
         if type(config) not in auto_class._model_mapping.keys():
             raise InputError(f"task {task}: transformers has no classification head for {config.model_type}")
         prefix = auto_class._model_mapping[type(config)].base_model_prefix  # type: ignore[union-attr]
         return auto_class, keywords, partial(is_head_name, prefix=prefix)
+    if task in ("lm", "seq2seq") and modality is not TEXT:
+        raise InputError(f"task {task}: {config.model_type} reads {modality.many} and writes nothing; it takes labels")
     if task == "lm":
         auto_class = transformers.AutoModelForMaskedLM
         if type(config) not in auto_class._model_mapping.keys():
@@ -51,10 +58,15 @@ def model_class(config, family: str, task: str | None, labels: list[str] | None)
         return auto_class, {}, partial(is_head_name, prefix=prefix)
     if task == "seq2seq":
         raise InputError(f"task {task}: {config.model_type} is an encoder; take a causal or encoder-decoder base")
+    bare: Any = transformers.AutoModel
+    keywords: dict[str, Any] = {}
+    if tower_of_clip(config):
+        bare, keywords = clip_class("CLIPVisionModel"), {"config": clip_config(config).vision_config}
     with torch.device("meta"):
-        own = frozenset(transformers.AutoModel.from_config(config).state_dict())
+        make = bare._from_config if keywords else bare.from_config
+        own = frozenset(make(keywords.get("config", config)).state_dict())
     # A pretraining head in the checkpoint is left out; the pooler is absent from checkpoints trained without it.
-    return transformers.AutoModel, {}, lambda name: name not in own or name.startswith("pooler.")
+    return bare, keywords, lambda name: name not in own or name.startswith("pooler.")
 
 
 def is_head_name(name: str, prefix: str) -> bool:

@@ -21,6 +21,8 @@ from pairtune.pair.inspect_folder import refuse_remote_code
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from pairtune.pair.processor import Processor
+
 # What may be fetched: weights without code, configuration, vocabularies, chat templates. No pickle and no Python.
 FETCHED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.md", MARKER]
 _NOT_FETCHED = ["consolidated*", "original/*", "onnx/*", "openvino/*"]  # second copies of the weights
@@ -104,6 +106,30 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> PreTraine
     folder = _checked(source, revision)
     with _loading(folder, "its tokenizer"):
         return AutoTokenizer.from_pretrained(folder, **_SAFE)
+
+
+def load_processor(source: str | Path, modality: str, channels: int = 3) -> Processor:
+    """What turns images or sound into the model's input, in a tokenizer's place. Raises as `load_config`.
+
+    Args:
+        modality: "image" or "audio". channels: of the images that the model takes.
+    """
+    from pairtune.pair.processor import PROCESSOR_FILE, AudioProcessor, ImageProcessor
+
+    folder = _checked(source, None)
+    if not (folder / PROCESSOR_FILE).is_file():
+        raise FormatError(
+            f"{folder}: there is no {PROCESSOR_FILE}, which says how {modality} becomes the model's input; copy it "
+            "from the original model"
+        )
+    with _loading(folder, "its processor"):
+        if modality == "audio":
+            from transformers import AutoFeatureExtractor
+
+            return AudioProcessor(AutoFeatureExtractor.from_pretrained(folder, **_SAFE))
+        from transformers import AutoImageProcessor
+
+        return ImageProcessor(AutoImageProcessor.from_pretrained(folder, backend="pil", **_SAFE), channels)
 
 
 def load_model(

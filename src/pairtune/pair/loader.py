@@ -23,7 +23,9 @@ from pairtune.pair.delta_io import load_delta, save_delta
 from pairtune.pair.files import open_safetensors, read_json, safe_join, write_json
 from pairtune.pair.hub import ADAPTER_FILE
 from pairtune.pair.installed import DELTA_FILE
+from pairtune.pair.modality import HEADS, TEXT
 from pairtune.pair.pair import Layer, Pair
+from pairtune.pair.processor import PROCESSOR_FILE
 from pairtune.pair.staging import staged_folder
 
 log = logging.getLogger("pairtune")
@@ -94,6 +96,10 @@ def from_checkpoints(
     if not isinstance(base, Base):
         base = Base.load(**base_wanted(folder, base), dtype=dtype, device=device)
     delta = difference_of(base, Checkpoint(folder))
+    if base.modality is not TEXT:
+        _same_processor(base, folder)
+        installed = install_delta(base, delta)
+        return Pair(base, [Layer(installed, lambda: delta, {"source": str(finetuned)})])
     tokenizer = hub.load_tokenizer(folder)
     if len(tokenizer) < len(base.tokenizer) or not _extends(tokenizer, base.tokenizer):
         raise BaseMismatch(f"{finetuned}: its vocabulary is not {base.source}'s, so that token ids mean other things")
@@ -184,7 +190,9 @@ def save_pair(pair: Pair, folder: Path, card: Card | None = None) -> Card:
 
 def _has_own_tokenizer(pair: Pair) -> bool:
     mine, bases = pair.tokenizer, pair.base.tokenizer
-    return tokenizer_digest(mine) != tokenizer_digest(bases) or mine.chat_template != bases.chat_template
+    if tokenizer_digest(mine) != tokenizer_digest(bases):
+        return True
+    return getattr(mine, "chat_template", None) != getattr(bases, "chat_template", None)
 
 
 def _write(layer: Layer, place: Path) -> list[str]:
@@ -214,11 +222,21 @@ def _sha256(path: Path) -> str:
 
 def head_of_config(config) -> tuple[str | None, list[str] | None]:
     """What head a fine-tuned encoder checkpoint has, from its configuration."""
-    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+    if not any(name.endswith(HEADS) for name in config.architectures or ()):
         return None, None
     kinds = {"regression": "regression", "multi_label_classification": "multilabel"}
     labels = [config.id2label[i] for i in range(config.num_labels)]
     return kinds.get(config.problem_type or "", "regression" if len(labels) == 1 else "classification"), labels
+
+
+def _same_processor(base: Base, folder: Path) -> None:
+    """A fine-tuned checkpoint must see its inputs as the base does, if it says at all how it sees them."""
+    if (folder / PROCESSOR_FILE).is_file():
+        own = hub.load_processor(folder, base.modality.name, getattr(base.tokenizer, "channels", 3))
+        if own.digest() != base.tokenizer.digest():
+            raise BaseMismatch(
+                f"{folder.name}: it prepares {base.modality.many} in another way than {base.source} ({PROCESSOR_FILE})"
+            )
 
 
 def _extends(tokenizer, base_tokenizer) -> bool:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pairtune.pair.modality import TEXT, modality_in
+
 # What a batch may hold that a model's forward takes; everything else in a batch (row index, label masks, ...) is for
 # the objective, the caches and the error messages.
 MODEL_KEYS = (
@@ -17,8 +19,6 @@ MODEL_KEYS = (
     "decoder_input_ids",
     "decoder_attention_mask",
     "inputs_embeds",
-    "pixel_values",
-    "input_values",
     "features",
 )
 
@@ -49,5 +49,8 @@ class Outputs:
 
 
 def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    """The part of a batch that is passed to the model."""
+    """The part of a batch that is passed to the model; images and sound are never padded, and need no mask."""
+    modality = modality_in(batch)
+    if modality is not TEXT:
+        return {key: batch[key] for key in (modality.key, "features") if key in batch}
     return {key: batch[key] for key in MODEL_KEYS if key in batch}

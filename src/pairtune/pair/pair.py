@@ -211,6 +211,9 @@ class Pair:
     def inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """What is passed to the model: the batch's model keys, and an encoder-decoder's shifted targets."""
         inputs = model_inputs(batch)
+        key = self.base.modality.key
+        if key in inputs and inputs[key].is_floating_point():
+            inputs[key] = inputs[key].to(self.base.dtype)
         if self._active < len(self.layers):
             inputs.pop("features", None)  # cached for the top delta; the sides below it run on the text
         labels = batch.get("labels")

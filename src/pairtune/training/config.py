@@ -30,6 +30,9 @@ class Training(Settings):
     accumulation: int = Field(1, ge=1, description="batches whose gradients are added up before a step")
     max_length: int | None = Field(None, ge=1, description="longest input in tokens; by default the base's limit")
     packing: bool = Field(False, description="put several short texts into one row of a causal language model")
+    augment: list[Literal["flip", "crop", "masks"]] = Field(
+        [], description="changes of training images (flip, crop) or sound (masks), other ones in every pass"
+    )
     warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps in which the learning rate rises from 0")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="learning rate after the warmup")
     optimizer: Literal["adamw"] = Field("adamw", description="the optimizer")

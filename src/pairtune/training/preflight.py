@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pairtune.pair.modality import TEXT
 from pairtune.training.guard import tensors_in
 from pairtune.training.memory import Memory, SavedBytes, memory_of, readable
 from pairtune.training.oom import is_out_of_memory, release
@@ -150,14 +151,21 @@ def speed_bound(pair: Pair, first: int) -> float:
     N are the base's weights that multiply (not the embedding table, which is looked up). Side networks are left out:
     this is what no implementation can beat.
     """
-    embedding: Any = pair.base.model.get_input_embeddings().weight
-    head = pair.base.model.get_output_embeddings()
-    looked_up = 0 if head is not None and head.weight is embedding else embedding.numel()
+    looked_up, embedding = _looked_up(pair)
     inside = {id(p): p for p in pair.base.model.parameters()}
     count = max(sum(p.numel() for p in pair.base.parameters.values()) - looked_up, 1)
     trained = sum(p.numel() for p in inside.values() if p.requires_grad and not (looked_up and p is embedding))
     blocks = max(len(pair.base.blocks), 1)
     return 6 * count / (2 * count + 2 * count * (1 - first / blocks) + 2 * min(trained, count))
+
+
+def _looked_up(pair: Pair) -> tuple[int, Any]:
+    """How many weights stand in a table that is looked up, and the table; images and sound have none."""
+    if pair.base.modality is not TEXT:
+        return 0, None
+    embedding: Any = pair.base.model.get_input_embeddings().weight
+    head = pair.base.model.get_output_embeddings()
+    return (0 if head is not None and head.weight is embedding else embedding.numel()), embedding
 
 
 def _now(device: torch.device) -> float:

@@ -17,6 +17,7 @@ from pairtune.objectives import misfit, pick
 from pairtune.pair import hub
 from pairtune.pair.base import Base, family_of, folder_of
 from pairtune.pair.complete import is_complete
+from pairtune.pair.modality import MODALITIES, modality_of
 from pairtune.pair.pair import Pair
 from pairtune.training import folders
 from pairtune.training.config import RunConfig
@@ -135,7 +136,13 @@ def check(config: RunConfig, stages: list[RunConfig], task: Task) -> list[str]:
 
     Reads the base's configuration and the methods' files, no weights. Raises one `ConfigError` naming every misfit.
     """
-    family = family_of(hub.load_config(folder_of(config.base, config.revision)))
+    about = hub.load_config(folder_of(config.base, config.revision))
+    family, reads = family_of(about), modality_of(about)
+    if reads.name != task.modality:
+        raise InputError(
+            f"{config.base} reads {reads.many}, {task.name} holds {MODALITIES[task.modality].many}; take another base, "
+            "or name the column that is read: --data.text COLUMN"
+        )
     kind = task.on(family).kind
     chosen, problems = [], []
     for i, stage in enumerate(stages):

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pairtune.errors import InputError
 from pairtune.pair.files import write_json
-from pairtune.tuners.cache_key import KEY_FILE, make_room, stack_digest, token_digests
+from pairtune.tuners.cache_key import KEY_FILE, make_room, row_digests, stack_digest
 
 if TYPE_CHECKING:
     from pairtune.pair.base import Base
@@ -99,9 +99,9 @@ class ActivationCache:
         Raises `InputError` where a row's tokens are not those of an earlier epoch.
         """
         index = batch["index"].cpu().numpy()
-        tokens = token_digests(batch["input_ids"], batch["attention_mask"])
+        tokens = row_digests(batch)
         if self._known(index, tokens):
-            device = batch["input_ids"].device
+            device = batch["attention_mask"].device
             return {name: torch.from_numpy(array[index]).to(device) for name, array in self._arrays.items()}
         self.computed += len(index)
         found = compute(batch)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pairtune.pair.modality import TEXT, modality_in
+
 if TYPE_CHECKING:
     from pairtune.pair.base import Base
     from pairtune.pair.installed import Installed
@@ -22,6 +24,16 @@ def token_digests(ids: Tensor, mask: Tensor) -> np.ndarray:
     """[B] one number for each row's real tokens, whatever the padding."""
     kept = [row[real].numpy() for row, real in zip(ids.cpu(), mask.cpu().bool(), strict=True)]
     digests = [hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=8).digest() for row in kept]
+    return np.frombuffer(b"".join(digests), dtype="<i8")
+
+
+def row_digests(batch: dict[str, Any]) -> np.ndarray:
+    """[B] one number for each row's input: its real tokens, its pixels or its spectrogram."""
+    modality = modality_in(batch)
+    if modality is TEXT:
+        return token_digests(batch[modality.key], batch["attention_mask"])
+    rows = batch[modality.key].cpu().numpy()
+    digests = [hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=8).digest() for row in rows]
     return np.frombuffer(b"".join(digests), dtype="<i8")
 
 

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pairtune.pair.logprobs import returning
+from pairtune.pair.modality import TEXT
+from pairtune.pair.outputs import model_inputs
+from pairtune.pair.positions import examples
 from pairtune.tuners.dense import InstalledDense
 from pairtune.tuners.pooling import hidden_states
 
@@ -79,13 +82,17 @@ class InstalledHead(InstalledDense):
         return {"layers": [len(self.base.blocks)], "pool": "position 0"}
 
     def _shortcut_holds(self) -> bool:
-        ids = torch.arange(6, device=self.base.device).reshape(2, 3) % self.base.vocabulary_rows
-        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if self.base.modality is TEXT:
+            ids = torch.arange(6, device=self.base.device).reshape(2, 3) % self.base.vocabulary_rows
+            batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        else:
+            batch = examples(self.base, 2)
+        inputs = model_inputs(batch)
         self.model.eval()
         try:
             with torch.no_grad():
-                plain = self.model(**batch).logits
-                quick = self.model(features=self.features(batch), **batch).logits
+                plain = self.model(**inputs).logits
+                quick = self.model(features=self.features(batch), **inputs).logits
         except (RuntimeError, TypeError, IndexError, AttributeError):
             return False  # a model whose blocks hand on more than one tensor
         return bool((plain - quick).abs().max() <= _TOLERANCE)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pairtune.pair.logprobs import accepts
+from pairtune.pair.modality import TEXT
 from pairtune.pair.shared import collect_hidden
 from pairtune.pair.views import positions
 
@@ -65,7 +66,10 @@ def hidden_states(base: Base, call: nn.Module, layers: list[int], inputs: dict[s
         inputs: model inputs; targets of a decoder are ignored.
     """
     blocks = readable_blocks(base)
-    given = {key: inputs[key] for key in _ENCODER_KEYS if inputs.get(key) is not None}
+    if base.modality is not TEXT:
+        given = {base.modality.key: inputs[base.modality.key].to(base.dtype)}
+    else:
+        given = {key: inputs[key] for key in _ENCODER_KEYS if inputs.get(key) is not None}
     if base.family == "causal":
         given["use_cache"] = False
         if accepts(base.model, "position_ids"):
