@@ -21,7 +21,6 @@ from pairtune import method
 from pairtune.constraints import Constraint
 from pairtune.constraints.low_rank import low_rank_factors
 from pairtune.errors import ConfigError
-from pairtune.pair.installed import SwappedParameters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,16 +40,15 @@ class L2SP(Constraint):
 
     def prepare(self, pair: Pair) -> None:
         installed = pair.top.installed
-        if isinstance(installed, SwappedParameters):
-            return
         covered = {id(p) for factors in low_rank_factors(installed.model) for p in factors.trained}
+        covered |= {id(p) for name, p in pair.trainable() if installed.origin(name) is not None}
         lacking = [name for name, p in pair.trainable() if id(p) not in covered and not self._is_head(pair, name)]
         if lacking:
             tuner = pair.top.record.get("tuner") or {}
             raise ConfigError(
                 [
                     f"l2sp: {lacking[0]} of the tuner {tuner.get('name', 'in use')} has no counterpart in the base "
-                    f"({len(lacking)} such tensors); use the tuners full, head or lora, or constraint kl"
+                    f"({len(lacking)} such tensors); use the tuners full, head, lora or linearized, or constraint kl"
                 ],
                 "constraints",
             )
@@ -59,20 +57,20 @@ class L2SP(Constraint):
         installed = pair.top.installed
         moved: list[Tensor] = []
         head: list[Tensor] = []
-        if isinstance(installed, SwappedParameters):
-            for name, parameter in pair.trainable():
-                if name in pair.base.new_names:
-                    head.append(parameter.float().square().sum())
-                elif parameter.requires_grad:
-                    moved.append((parameter.float() - installed.originals[name].float()).square().sum())
-        else:
-            moved = [factors.squared_norm() for factors in low_rank_factors(installed.model)]
-            head = [p.float().square().sum() for name, p in pair.trainable() if self._is_head(pair, name)]
+        for name, parameter in pair.trainable():
+            origin = installed.origin(name)
+            if self._is_head(pair, name):
+                head.append(parameter.float().square().sum())
+            elif origin is not None and parameter.requires_grad:
+                moved.append((parameter.float() - origin.float()).square().sum())
+        moved += [factors.squared_norm() for factors in low_rank_factors(installed.model)]
         zero = torch.zeros((), device=pair.base.device)
         return 0.5 * (self.settings.weight * sum(moved, zero) + self.settings.head_weight * sum(head, zero))
 
     def _is_head(self, pair: Pair, name: str) -> bool:
-        """Whether a wrapper's parameter is a copy of a new head's (`...modules_to_save.default.weight`)."""
+        """Whether a parameter is a new head's, or a wrapper's copy of one (`...modules_to_save.default.weight`)."""
+        if name in pair.base.new_names:
+            return True
         if ".modules_to_save." not in name:
             return False
         owners = {new.rpartition(".")[0] for new in pair.base.new_names}

@@ -59,6 +59,10 @@ class Installed:
         """Index of the first block whose output may differ from the base's (0: already its input does)."""
         return 0
 
+    def origin(self, name: str) -> Tensor | None:
+        """Where a trained Parameter has its counterpart in the base: that value, or one that broadcasts to it."""
+        return None
+
     def state(self) -> dict[str, Tensor]:
         """The delta's tensors by stable names, detached and not copied."""
         return {name: parameter.detach() for name, parameter in self.trainable()}
@@ -156,6 +160,9 @@ class SwappedParameters(Installed):
 
     def first_changed(self) -> int:
         return first_changed_block(self._root, self.variants)
+
+    def origin(self, name: str) -> Tensor | None:
+        return self.originals[name]
 
     def _put(self, parameters: Mapping[str, nn.Parameter]) -> None:
         for name, sites in self._sites.items():
