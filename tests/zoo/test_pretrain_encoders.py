@@ -1,0 +1,61 @@
+"""Pretraining of the zoo's encoders: the sources' items, and that a stopped run goes on as if it had not been."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pairtune.zoo import lm_checkpoint
+
+SMALL = ["--width", "24", "--layers", "1", "--heads", "2", "--batch", "8", "--log-seconds", "0"]
+
+
+@pytest.fixture
+def drawings(tmp_path):
+    generator = np.random.default_rng(0)
+    (tmp_path / "omniglot_small").mkdir()
+    for i in (1, 2):
+        x = (generator.random((60, 28, 28)) < 0.2).astype(np.uint8) * 255
+        y = np.repeat(np.arange(3), 20).astype(np.int16)
+        np.savez(tmp_path / "omniglot_small" / f"background_small{i}.npz", x=x, y=y)
+    return tmp_path
+
+
+def test_pictures_are_the_same_by_number_and_new_by_item(drawings):
+    from pairtune.zoo.image_source import Pictures
+
+    source = Pictures(drawings, seed=1)
+    assert source.classes == 6 + 64 * 4
+    x, y = source.batch(64, 64)
+    again, _ = Pictures(drawings, seed=1).batch(64, 64)
+    assert x.shape == (64, 32, 32, 3) and x.dtype == np.uint8 and np.array_equal(x, again)
+    assert not np.array_equal(x, source.batch(128, 64)[0])
+    assert 10 < (y < 6).sum() < 54 and y.max() < source.classes
+    assert not np.array_equal(x, source.batch(64, 64, held=True)[0])
+
+
+@pytest.mark.parametrize("stop", [24])
+def test_a_stopped_run_goes_on_bit_for_bit(drawings, tmp_path, monkeypatch, stop):
+    from pairtune.zoo import encoder_run, pretrain_vit
+
+    fixed = ["--data", str(drawings), *SMALL]
+    whole = pretrain_vit.main([*fixed, "--out", str(tmp_path / "a"), "--total-items", "64"])
+    assert whole["items"] == 64 and set(whole["held"]) == {"characters", "fractals"}
+    plain = encoder_run.nn.utils.clip_grad_norm_
+    seen = []
+
+    def interrupted(*args, **keywords):
+        seen.append(1)
+        if len(seen) * 8 == stop:
+            encoder_run.signal.raise_signal(encoder_run.signal.SIGINT)
+        return plain(*args, **keywords)
+
+    monkeypatch.setattr(encoder_run.nn.utils, "clip_grad_norm_", interrupted)
+    part = pretrain_vit.main([*fixed, "--out", str(tmp_path / "b"), "--total-items", "64"])
+    assert part["items"] == stop
+    pretrain_vit.main([*fixed, "--out", str(tmp_path / "b"), "--total-items", "64"])
+    ends = [lm_checkpoint.latest(tmp_path / name) for name in "ab"]
+    weights = [load_file(end / "weights.safetensors") for end in ends if end is not None]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    with pytest.raises(SystemExit, match="another run: keep differ"):
+        pretrain_vit.main([*fixed, "--out", str(tmp_path / "b"), "--total-items", "64", "--keep", "0.9"])
