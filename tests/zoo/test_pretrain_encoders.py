@@ -57,5 +57,5 @@ def test_a_stopped_run_goes_on_bit_for_bit(drawings, tmp_path, monkeypatch, stop
     ends = [lm_checkpoint.latest(tmp_path / name) for name in "ab"]
     weights = [load_file(end / "weights.safetensors") for end in ends if end is not None]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    with pytest.raises(SystemExit, match="another run: keep differ"):
+    with pytest.raises(SystemExit, match="another run: share differ"):
         pretrain_vit.main([*fixed, "--out", str(tmp_path / "b"), "--total-items", "64", "--keep", "0.9"])

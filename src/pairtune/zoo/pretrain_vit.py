@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> dict:
         right = (found.argmax(-1) == wanted).float().mean().item()
         return loss, {"loss": loss.item(), "accuracy": right}
 
-    state = encoder_run.train(model, loss_of, {"config": model.config.to_dict(), "keep": args.keep}, args)
+    state = encoder_run.train(model, loss_of, {"config": model.config.to_dict(), "share": args.keep}, args)
     return state | {"held": held_out(model, source)}
 
 
