@@ -5,7 +5,7 @@ base, tuning a set of layers S follows the kernel K_S = Σ_{l∈S} J_l J_lᵀ, a
 late or never, so that a small condition number promises fast training. The paper's own rule for choosing layers was not
 found; here single layers are ranked by their condition, and sets grow by the layer that lowers it most.
 
-An encoder's outputs are the differences between its classes (at most eight random ones), a number, or labels; a
+An encoder's outputs are the differences between its classes (at most four random ones), a number, or labels; a
 language model's, the mean log-probability of a row's target. Embeddings and heads are no candidates. The head of an
 encoder that has none yet is random, and its values enter every kernel.
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pairtune.pair.pair import Pair
 
 ROWS = 128
-MOST_OUTPUTS = 8
+MOST_OUTPUTS = 4
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ is named in `left_out`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.func import functional_call
 
 Batch = dict[str, Any]
 Outputs = Callable[[Batch], Tensor]  # [B, K] differentiable outputs of the rows of a batch
-MOST = 1 << 26  # numbers that one slice of all rows' gradients may hold: 256 MiB
+MOST = 1 << 24  # numbers that one slice of all rows' gradients may hold: 64 MiB
 
 
 @dataclass
@@ -78,20 +78,21 @@ def kernels(
     Returns: [n, n] float64 by layer, in the order of the batches' rows.
     """
     collector = _Collector({name: module for own in layers.values() for name, module in own.items()}, entry)
-    found: list[dict[str, list[_Batch]]] = []
-    with collector, torch.enable_grad():
-        for batch in batches:
-            for k, seen in enumerate(collector.run(batch, outputs)):
-                if len(found) <= k:
-                    found.append({name: [] for name in collector.modules})
-                for name, one in seen.items():
-                    found[k][name].append(one)
     rows = sum(len(batch["input_ids"]) for batch in batches)
     totals = {layer: np.zeros((rows, rows)) for layer in layers}
-    for of_output in found:
-        for layer, own in layers.items():
-            for name in own:
-                totals[layer] += gram(of_output.pop(name))
+    k, count = 0, 1
+    with collector, torch.enable_grad():
+        while k < count:
+            # One output after another, each with a forward of its own: gradients of one at a time are in memory.
+            found: dict[str, list[_Batch]] = {name: [] for name in collector.modules}
+            for batch in batches:
+                seen, count = collector.run(batch, outputs, k)
+                for name, one in seen.items():
+                    found[name].append(one)
+            for layer, own in layers.items():
+                for name in own:
+                    totals[layer] += gram(found.pop(name))
+            k += 1
     return totals
 
 
@@ -151,20 +152,18 @@ class _Collector:
         for handle in self._handles:
             handle.remove()
 
-    def run(self, batch: Batch, outputs: Outputs) -> Iterable[dict[str, _Batch]]:
-        """x and g of every module, for each output in turn."""
+    def run(self, batch: Batch, outputs: Outputs, k: int) -> tuple[dict[str, _Batch], int]:
+        """x and g of every module for output k, and how many outputs there are."""
         self._seen = {name: _Seen() for name in self.modules}
         self._reading = True
         values = outputs(batch)
         self._reading = False
-        inputs = {name: self._flat(name, seen.x()) for name, seen in self._seen.items()}
-        for k in range(values.shape[1]):
-            for seen in self._seen.values():
-                seen.gradients.clear()
-            values[:, k].sum().backward(retain_graph=k + 1 < values.shape[1])
-            yield {
-                name: (inputs[name], self._gradient(name), is_linear(module)) for name, module in self.modules.items()
-            }
+        values[:, k].sum().backward()
+        found = {
+            name: (self._flat(name, seen.x()), self._gradient(name), is_linear(self.modules[name]))
+            for name, seen in self._seen.items()
+        }
+        return found, values.shape[1]
 
     def _look(self, name: str):
         def hook(_module: nn.Module, args: tuple, output: Tensor) -> None:
