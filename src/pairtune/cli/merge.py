@@ -104,14 +104,9 @@ def merge(
         raise InputError(f"--{lone[0]}: belongs to --search")
     flags = _flags(ctx.args, model, method, data, file is not None)
     plain = {
-        "base": base,
-        "out": out,
-        "rows": rows,
-        "to": to,
-        "rank": rank,
-        "dtype": dtype,
-        "max_shard_size": max_shard_size,
-    }
+        "base": base, "out": out, "rows": rows, "to": to, "rank": rank, "sparsify": sparsify, "dtype": dtype,
+        "sparsify_by": sparsify_by, "sign": sign or None, "max_shard_size": max_shard_size,
+    }  # fmt: skip
     flags |= {name: value for name, value in plain.items() if value is not None}
     flags |= ({"allow_vocabulary_growth": True} if allow_vocabulary_growth else {}) | (
         {"check": False} if no_check else {}

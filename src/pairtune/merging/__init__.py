@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pairtune.method import Method
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -55,8 +55,8 @@ class Merge(Method):
         """
         raise NotImplementedError
 
-    def beside(self, shape: tuple[int, ...], models: int) -> int:
-        """Bytes that it takes for a tensor of this shape beside the pieces, at most."""
+    def beside(self, shape: tuple[int, ...], known: Sequence[Tensor | None]) -> int:
+        """Bytes that it takes for a tensor of this shape beside the pieces, at most; `known`: its statistics."""
         return 0
 
     def measure(self, whole: Operands) -> Any:

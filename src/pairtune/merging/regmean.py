@@ -20,6 +20,7 @@ factor, and a model with longer texts would weigh more. Padding does not count, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from pairtune.merging import Merge
 from pairtune.merging.weights import normalized
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor, nn
 
@@ -76,8 +77,12 @@ class RegMean(Merge):
         # A third axis says that the weight lies the other way round, [in, out].
         return {name: gram if _usual(layers[name]) else gram[None] for name, gram in found.items()}
 
-    def beside(self, shape: tuple[int, ...], models: int) -> int:
-        return 8 * (4 * max(shape) ** 2 + 3 * shape[0] * shape[1]) if len(shape) == 2 else 0
+    def beside(self, shape: tuple[int, ...], known: Sequence[Tensor | None]) -> int:
+        grams = [gram for gram in known if gram is not None]
+        if len(grams) < len(known) or not grams:
+            return 0
+        values = (len(grams) + 4) * math.prod(shape) if grams[0].ndim == 3 else 0
+        return 8 * (4 * grams[0].shape[-1] ** 2 + values)
 
     def measure(self, whole: Operands) -> _Solver | Tensor | None:
         grams = [whole.statistic(i) for i in range(len(whole))]

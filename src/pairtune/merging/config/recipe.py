@@ -64,6 +64,19 @@ class Recipe(pydantic.BaseModel):
         lacking = [one.model for one in found.models if one.weight is None]
         if 0 < len(lacking) < len(found.models):
             raise ConfigError([f"models: give every model a weight, or none ({lacking[0]} has none)"], where=where)
+        if misplaced := found._misplaced():
+            raise ConfigError([f"{name}: has no meaning for {why}" for name, why in misplaced], where=where)
+        return found
+
+    def _misplaced(self) -> list[tuple[str, str]]:
+        """Fields that would decide nothing, and for what."""
+        found = []
+        if self.to != "merged" and "max_shard_size" in self.model_fields_set:
+            found.append(("max_shard_size", f"{self.to}, which is one file"))
+        if self.dtype is not None and self.to == "peft":
+            found.append(("dtype", "peft, whose factors are float32"))
+        if self.dtype is not None and (self.sign or self.sparsify is not None):
+            found.append(("dtype", "a delta of signs or few entries, which keeps float32"))
         return found
 
     def run(self, threads: int | None = None) -> Merged:

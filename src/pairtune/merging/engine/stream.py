@@ -125,7 +125,7 @@ def _working(step: Step) -> int:
     method, elements = step.rule.method, math.prod(step.shape)
     at_once = elements if method.unit == "tensor" else min(max(PIECE, step.shape[-1] if step.shape else 1), elements)
     pieces = step.arithmetic.itemsize * (len(step.inputs) + 8) * at_once
-    return pieces + method.beside(step.shape, len(step.inputs))
+    return pieces + method.beside(step.shape, [place.source.statistic(place.name) for place in step.inputs])
 
 
 class _Bar:

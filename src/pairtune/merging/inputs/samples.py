@@ -115,7 +115,8 @@ def _alone(source: Source, base: Source | None) -> Pair:
     assert source.folder is not None
     home = source if source.delta is None else base
     assert home is not None and home.folder is not None
-    wanted: dict[str, Any] = base_wanted(source.folder, str(home.folder)) | {"quantize": None, "revision": None}
+    place = home.label if home.label.startswith("zoo:") else str(home.folder)
+    wanted: dict[str, Any] = base_wanted(source.folder, place) | {"quantize": None, "revision": None}
     loaded = Base.load(**wanted, dtype=torch.float32)
     card = Card.load(source.folder) if (source.folder / CARD_FILE).exists() else None
     own = hub.load_tokenizer(source.folder) if (source.folder / _TOKENIZER).exists() else None

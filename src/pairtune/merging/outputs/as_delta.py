@@ -59,7 +59,8 @@ def write_delta(
         raise InputError("the result equals its base: there is no delta between them")
     announced = compact | {key: empty for one in kept.values() if one.entries for key, empty in one.announced.items()}
     cost = stream.cost(steps, threads)
-    log.info("%s", describe(cost, len(steps) + len(announced)))
+    if form is None:
+        log.info("%s", describe(cost, len(steps) + len(announced)))
     metadata = {"format": FORMAT, "version": VERSION, "parts": json.dumps(notes), "record": "{}"}
     file = one_file(DELTA_FILE, steps, metadata, announced)
     with resumable_folder(out) as (folder, known):
@@ -95,7 +96,10 @@ def _lossy(steps: Sequence[Step], base: Source, form: Form) -> dict[str, Kept]:
     there = [step for step in steps if step.name in base.names and step.dtype.is_floating_point]
     if grown := next((step.name for step in there if step.edges), None):
         raise InputError(f"{grown}: --to delta cannot hold rows that only some models have; take --to merged")
-    return keep([step for step in there if not is_own(step, base) and len(step.shape) >= least], base, form)
+    changed = [step for step in there if not is_own(step, base) and len(step.shape) >= least]
+    times = "four times" if form.density is not None else "twice"
+    log.info("delta: %d tensors to read %s: to choose what is kept, and to write it", len(changed), times)
+    return keep(changed, base, form)
 
 
 def _stored(steps: Sequence[Step], base: Source) -> tuple[list[Step], dict[str, Any], dict[str, Tensor]]:
