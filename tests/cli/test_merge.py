@@ -94,11 +94,11 @@ def test_a_mergekit_file_adapted_to_local_folders(tiny_llama, tmp_path, capsys):
 models:
   - model: {tmp_path / "chat"}
     parameters:
-      density: [1, 0.7, 0.1]  # from the first layer to the last
-      weight: 1.0
+      density: [0.9, 0.5, 0.1]  # from the first layer to the last
+      weight: 0.8
   - model: {tmp_path / "code"}
     parameters:
-      density: 0.33
+      density: 0.4
       weight:
         - filter: mlp
           value: 0.5

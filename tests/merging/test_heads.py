@@ -60,3 +60,21 @@ def test_heads_of_other_labels_are_refused(pairs, tmp_path):
     with pytest.raises(BaseMismatch, match=r"answers with \['cat', 'dog'\], .* with \['(blue|red)', '(red|blue)'\]"):
         merge([pairs["a"][1], pairs["c"][1]], tmp_path / "out", "task-arithmetic")
     assert not (tmp_path / "out").exists()
+
+
+def test_classifiers_of_images(tiny_vit, tmp_path):
+    from tests.data.media_files import photos
+    from transformers import AutoModelForImageClassification
+
+    data = photos(tmp_path / "pictures", {"train": 8, "validation": 4})
+    config = {"base": str(tiny_vit), "data": str(data), "training": {"lr": 0.01, "max_steps": 1}}
+    for tuner in ("full", "lora"):
+        pairtune.tune(config | {"tuner": tuner, "out": str(tmp_path / tuner)})
+    both = [tmp_path / "full", tmp_path / "lora"]
+    merge(both, tmp_path / "mean", "linear")
+    merge(both, tmp_path / "fitted", "regmean", data=[data, data], rows=2)
+    mean, fitted = (AutoModelForImageClassification.from_pretrained(tmp_path / name) for name in ("mean", "fitted"))
+    assert len(mean.config.id2label) > 1 and mean.config.id2label == fitted.config.id2label
+    inner = "encoder.layer.0.intermediate.dense.weight"
+    weights = [next(p for name, p in one.named_parameters() if name.endswith(inner)) for one in (mean, fitted)]
+    assert not torch.allclose(*weights, atol=1e-6)

@@ -8,10 +8,10 @@ at once are the mean of theirs, weighted entry by entry with the diagonal of tha
     W   = sum_i w_i F_i W_i / sum_i w_i F_i
 
 It is the Fisher information of the model, not the empirical one: y comes from the model's own predictive distribution,
-and the labels in the data are not looked at. Gradients are squared row by row, in float32. A head over at most 16
-classes, over several labels or over a number (taken as the mean of a Gaussian of variance 1) is summed up exactly; of
-more classes one is drawn a row, and a language model draws every scored token given the true ones before it, the label
-alone where the task has one. The draws depend on the row's number alone.
+never from the data. Gradients are squared row by row, in float32. A head over at most 16 classes, over several labels
+or over a number (taken as the mean of a Gaussian of variance 1) is summed up exactly; of more classes one is drawn a
+row, and a language model draws every scored token given the true ones before it, the label alone where the task has
+one. The draws depend on the row's number alone.
 
 As in the authors' code (github.com/mmatena/model_merging) each model's F is divided by its norm over all tensors, so
 that a task with larger gradients does not outweigh the others; `normalize: false` leaves it. Departures: that code

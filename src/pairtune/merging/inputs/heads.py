@@ -12,6 +12,7 @@ from pairtune.merging.inputs.compare import config_of
 from pairtune.merging.inputs.sources import Source
 from pairtune.pair.card import CARD_FILE, Card
 from pairtune.pair.heads import HEAD_KINDS
+from pairtune.pair.modality import modality_of
 
 
 def with_head(steps: list[Step], models: Sequence[Source], home: Source) -> tuple[list[Step], dict[str, Any]]:
@@ -67,7 +68,7 @@ def _head_class(home: Source) -> tuple[str, str]:
 
     assert home.folder is not None
     config = hub.load_config(home.folder)
-    mapping = transformers.AutoModelForSequenceClassification._model_mapping
+    mapping = getattr(transformers, modality_of(config).auto_class)._model_mapping
     if type(config) not in mapping.keys():
         raise InputError(f"transformers has no classification head for {config_of(home).get('model_type')}")
     found: Any = mapping[type(config)]
