@@ -59,3 +59,40 @@ def test_a_stopped_run_goes_on_bit_for_bit(drawings, tmp_path, monkeypatch, stop
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     with pytest.raises(SystemExit, match="another run: share differ"):
         pretrain_vit.main([*fixed, "--out", str(tmp_path / "b"), "--total-items", "64", "--keep", "0.9"])
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    import soundfile
+
+    (tmp_path / "esc10").mkdir()
+    for fold in range(1, 6):
+        wave = np.random.default_rng(fold).normal(0, 0.1, 2 * 20000)
+        soundfile.write(tmp_path / "esc10" / f"fold{fold}.flac", wave, 16000)
+        rows = "start,length,label,clip\n0,20000,Rain,a\n20000,20000,Rooster,b\n"
+        (tmp_path / "esc10" / f"fold{fold}.csv").write_text(rows)
+    return tmp_path
+
+
+def test_sounds_are_what_the_feature_extractor_makes_of_them(recordings):
+    from transformers import ASTFeatureExtractor
+
+    from pairtune.zoo.sound_source import BINS, FRAMES, SAMPLES, Sounds, log_mel
+
+    source = Sounds(recordings, seed=0)
+    assert source.classes == 2 + 64 and source.names == ["Rain", "Rooster"]
+    wave = np.random.default_rng(0).normal(0, 0.1, (2, SAMPLES)).astype(np.float32)
+    extractor = ASTFeatureExtractor(num_mel_bins=BINS, max_length=FRAMES, mean=source.mean, std=source.std)
+    peer = np.stack([extractor(one, sampling_rate=16000)["input_values"][0] for one in wave])
+    assert np.abs((log_mel(wave, source._mel) - source.mean) / (2 * source.std) - peer).max() < 1e-5
+    x, y = source.batch(64, 64)
+    assert np.array_equal(x, Sounds(recordings, seed=0).batch(64, 64)[0])
+    assert x.shape == (64, FRAMES, BINS) and np.isfinite(x).all() and abs(x.mean()) < 0.3 and 0.3 < x.std() < 0.7
+    assert 10 < (y < 2).sum() < 54
+
+
+def test_a_few_steps_on_sounds(recordings, tmp_path):
+    from pairtune.zoo import pretrain_ast
+
+    state = pretrain_ast.main(["--data", str(recordings), *SMALL, "--out", str(tmp_path / "a"), "--total-items", "32"])
+    assert state["items"] == 32 and set(state["held"]) == {"pieces", "voices"}
