@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pairtune import reading, registry
-from pairtune.cli.methods import default_of, kind, words
+from pairtune.cli.methods import contract, default_of, kind, words
 from pairtune.registry import MethodInfo
 
 HERE = Path(__file__).parent
@@ -36,9 +36,24 @@ def room_page(room: str, known: list[MethodInfo]) -> str:
     head = [f"# {room.capitalize()}", "", NOTE, "", about.summary, ""]
     rows = [(f"[`{info.name}`](#{info.name})", info.summary, info.paper) for info in known]
     lines = [*head, *table(("method", "what it does", "source"), rows)]
+    lines += contracts(known) if room == "tuners" else []
     for info in known:
         lines += ["", *section(info)]
     return "\n".join(lines) + "\n"
+
+
+def contracts(known: list[MethodInfo]) -> list[str]:
+    """What each tuner promises with its default settings; checked by tests/tuners/test_contract.py."""
+    rows = []
+    for info in known:
+        given = contract(info)
+        share = "depends" if given["trainable_share"] is None else f"{given['trainable_share']:.2g}"
+        where = given["counted_on"] or ""
+        yes = ["yes" if given[name] else "no" for name in ("mergeable", "scalable", "identity_at_start")]
+        rows.append((f"[`{info.name}`](#{info.name})", *yes, share, where))
+    head = ("tuner", "can be merged", "can be scaled", "starts as the base", "share that trains", "counted on")
+    about = "What each promises with its default settings (`pairtune methods tuners --json` has the same):"
+    return ["", about, "", *table(head, rows)]
 
 
 def section(info: MethodInfo) -> list[str]:

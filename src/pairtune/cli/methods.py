@@ -33,7 +33,7 @@ def methods(
 
 def record(info: MethodInfo) -> dict[str, Any]:
     """A method as JSON has it."""
-    return {
+    found = {
         "name": info.name,
         "room": info.room,
         "summary": info.summary,
@@ -42,6 +42,21 @@ def record(info: MethodInfo) -> dict[str, Any]:
         "preset": info.preset,
         "passes_further_settings": info.passthrough,
         "settings": [{**vars(setting)} for setting in info.settings],
+    }
+    return found | ({"contract": contract(info)} if info.room == "tuners" else {})
+
+
+def contract(info: MethodInfo) -> dict[str, Any]:
+    """What a tuner promises with its default settings, and the model on which the share is counted."""
+    given = info.provides or frozenset()
+    causal = "causal" in (info.traits.get("families") or {"causal"})
+    share = info.traits.get("trainable_share")
+    return {
+        "mergeable": "merge" in given,
+        "identity_at_start": "identity_at_start" in given,
+        "scalable": "scale" in given,
+        "trainable_share": share,
+        "counted_on": None if share is None else "zoo:tiny-lm" if causal else "zoo:minilm",
     }
 
 

@@ -32,11 +32,14 @@ class Tuner(Method):
             once; see `cache.py`).
         families: the model families that it can be installed on.
         default_lr: peak learning rate that is a sensible start.
+        trainable_share: of all numbers of zoo:tiny-lm, how many train with the default settings (two digits); of
+            zoo:minilm with two classes where it does not serve causal models. None where the settings decide.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset()
     families: ClassVar[frozenset[str]] = frozenset({"causal", "seq2seq", "encoder"})
     default_lr: ClassVar[float] = 1e-4
+    trainable_share: ClassVar[float | None] = None
 
     def misplaced(self, rewinds: bool) -> str | None:
         """Why a stage that takes the delta before it off (`rewind`), or one that does not, cannot have this tuner; None

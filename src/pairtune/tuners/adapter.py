@@ -34,6 +34,7 @@ class Adapter(Tuner):
 
     provides = frozenset({"tokens", "labels", "identity_at_start"})
     default_lr = 1e-3
+    trainable_share = 0.0069
 
     class Settings(method.Settings):
         reduction: int = Field(16, ge=1, description="the bottleneck is this many times narrower than the base")

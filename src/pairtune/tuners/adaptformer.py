@@ -37,6 +37,7 @@ class AdaptFormer(Tuner):
 
     provides = frozenset({"tokens", "labels", "identity_at_start"})
     default_lr = 1e-3
+    trainable_share = 0.025
 
     class Settings(method.Settings):
         r: int = Field(64, ge=1, description="width of the bottleneck")

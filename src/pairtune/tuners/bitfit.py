@@ -29,6 +29,7 @@ class BitFit(Tuner):
     provides = frozenset({"labels", "masked", "scale", "merge", "identity_at_start"})
     families = frozenset({"encoder"})
     default_lr = 1e-3
+    trainable_share = 0.0012
 
     def install(
         self, base: Base, pair_model: nn.Module, calibration: Iterable[dict[str, Any]] | None = None

@@ -40,6 +40,7 @@ class Compacter(Tuner):
 
     provides = frozenset({"tokens", "labels"})
     default_lr = 3e-3
+    trainable_share = 0.0017
 
     class Settings(method.Settings):
         n: int = Field(4, ge=1, description="how many products are summed; must divide the width and the bottleneck")

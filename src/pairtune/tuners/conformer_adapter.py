@@ -41,6 +41,7 @@ class ConformerAdapter(Tuner):
     provides = frozenset({"labels", "identity_at_start"})
     families = frozenset({"encoder"})
     default_lr = 1e-3
+    trainable_share = 0.0018
 
     class Settings(method.Settings):
         reduction: int = Field(96, ge=1, description="the bottleneck is this many times narrower than the base")

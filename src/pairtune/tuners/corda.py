@@ -45,6 +45,7 @@ class CorDA(Tuner):
 
     provides = frozenset({"tokens", "labels", "masked", "scale", "merge", "identity_at_start"})
     default_lr = 1e-4
+    trainable_share = 0.059
 
     class Settings(method.Settings):
         mode: Literal["ipm", "kpm"] = Field("ipm", description="begin at the directions that the context uses, or not")

@@ -36,6 +36,7 @@ class DeepPrompt(Tuner):
     provides = frozenset({"labels"})
     families = frozenset({"encoder"})
     default_lr = 1e-2
+    trainable_share = 0.0026
 
     class Settings(method.Settings):
         prompts: int = Field(25, ge=1, description="learnt positions a block")

@@ -29,6 +29,7 @@ class Full(Tuner):
 
     provides = frozenset({"tokens", "labels", "masked", "scale", "merge", "identity_at_start"})
     default_lr = 2e-5
+    trainable_share = 1.0
 
     def install(
         self, base: Base, pair_model: nn.Module, calibration: Iterable[dict[str, Any]] | None = None

@@ -32,6 +32,7 @@ class Head(Tuner):
     provides = frozenset({"labels", "scale", "merge", "identity_at_start", "cacheable"})
     families = frozenset({"encoder"})
     default_lr = 1e-3
+    trainable_share = 0.000034
 
     def install(
         self, base: Base, pair_model: nn.Module, calibration: Iterable[dict[str, Any]] | None = None

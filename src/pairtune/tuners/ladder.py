@@ -38,6 +38,7 @@ class Ladder(Tuner):
     provides = frozenset({"tokens", "labels", "identity_at_start"})
     families = frozenset({"causal", "encoder"})
     default_lr = 1e-3
+    trainable_share = 0.013
 
     class Settings(method.Settings):
         reduction: int = Field(8, ge=1, description="the side network is this many times narrower than the base")

@@ -43,6 +43,7 @@ class Levi(Tuner):
 
     provides = frozenset({"labels", "cacheable"})
     default_lr = 1e-3
+    trainable_share = 0.31
 
     class Settings(method.Settings):
         layers: Literal["all", "last", "last-half", "none"] | list[int] = Field(

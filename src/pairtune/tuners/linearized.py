@@ -39,6 +39,7 @@ class Linearized(Tuner):
 
     provides = frozenset({"tokens", "labels", "masked", "scale", "identity_at_start"})
     default_lr = 1e-4
+    trainable_share = 1.0
 
     class Settings(method.Settings):
         layers: Literal["all"] | list[int] = Field(

@@ -37,6 +37,7 @@ class LoRA(Tuner):
 
     provides = frozenset({"tokens", "labels", "masked", "scale", "merge", "identity_at_start"})
     default_lr = 2e-4
+    trainable_share = 0.059
 
     class Settings(method.Settings):
         r: int = Field(16, ge=1, description="rank of the change of each matrix")

@@ -43,6 +43,7 @@ class QST(Tuner):
     provides = frozenset({"tokens", "labels", "identity_at_start"})
     families = frozenset({"causal", "encoder"})
     default_lr = 4e-4
+    trainable_share = 0.0066
 
     class Settings(method.Settings):
         reduction: int = Field(16, ge=2, description="the side network is this many times narrower than the base")

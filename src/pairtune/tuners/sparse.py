@@ -40,6 +40,7 @@ class Sparse(Tuner):
 
     provides = frozenset({"tokens", "labels", "masked", "scale", "merge", "identity_at_start"})
     default_lr = 5e-5
+    trainable_share = 0.08
 
     class Settings(method.Settings):
         density: float = Field(
