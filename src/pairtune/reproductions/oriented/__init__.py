@@ -1,0 +1,1 @@
+"""What the reproduction of CorDA is made of."""

@@ -1,0 +1,1 @@
+"""What the reproduction of linearised fine-tuning is made of."""
