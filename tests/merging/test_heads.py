@@ -67,7 +67,7 @@ def test_classifiers_of_images(tiny_vit, tmp_path):
     from transformers import AutoModelForImageClassification
 
     data = photos(tmp_path / "pictures", {"train": 8, "validation": 4})
-    config = {"base": str(tiny_vit), "data": str(data), "training": {"lr": 0.01, "max_steps": 1}}
+    config = {"base": str(tiny_vit), "data": str(data), "training": {"lr": 0.01, "max_steps": 3}}
     for tuner in ("full", "lora"):
         pairtune.tune(config | {"tuner": tuner, "out": str(tmp_path / tuner)})
     both = [tmp_path / "full", tmp_path / "lora"]
@@ -75,6 +75,5 @@ def test_classifiers_of_images(tiny_vit, tmp_path):
     merge(both, tmp_path / "fitted", "regmean", data=[data, data], rows=2)
     mean, fitted = (AutoModelForImageClassification.from_pretrained(tmp_path / name) for name in ("mean", "fitted"))
     assert len(mean.config.id2label) > 1 and mean.config.id2label == fitted.config.id2label
-    inner = "encoder.layer.0.intermediate.dense.weight"
-    weights = [next(p for name, p in one.named_parameters() if name.endswith(inner)) for one in (mean, fitted)]
-    assert not torch.allclose(*weights, atol=1e-6)
+    one, other = Checkpoint(tmp_path / "mean"), Checkpoint(tmp_path / "fitted")
+    assert any(not torch.allclose(one[name], other[name], atol=1e-5) for name in one if one[name].ndim == 2)

@@ -298,6 +298,11 @@ def test_wrong_data(writers, classifiers, data, tiny_bert, tmp_path):
     with pytest.raises(ConfigError, match="merge_method: 'fisher' looks at data, which such a file cannot name"):
         run_file(tmp_path / "kit.yaml", {"out": str(out)})
     assert not out.exists() and not (tmp_path / ".out.statistics").exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("keep me")
+    with pytest.raises(InputError, match="holds files that pairtune did not save there"):
+        merge(writers, out, "fisher", data=[data, data])
+    assert not (tmp_path / ".out.statistics").exists()
 
 
 def test_the_rows_are_those_of_the_training_split_spread_evenly(data, writers, tiny_llama):

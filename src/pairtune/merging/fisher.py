@@ -44,7 +44,8 @@ EXACT = 16  # classes over which the expectation is a sum; each costs a backward
 
 
 class Fisher(Merge):
-    """Collecting takes three times the model's memory in float32: weights, gradients, sums of their squares."""
+    """Collecting takes three times the model's memory in float32 (weights, gradients, sums of their squares), for a
+    delta four times (the base's weights)."""
 
     needs = frozenset({"samples"})
     models = (2, 1_000_000)

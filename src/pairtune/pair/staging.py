@@ -22,7 +22,10 @@ from pairtune.pair.complete import is_complete, listed, newest_complete, seal, v
 from pairtune.pair.disk import hidden_beside, sync_folder, writing
 from pairtune.pair.lock import RunLock, abandoned, claim
 
-__all__ = ["check_writable", "is_complete", "newest_complete", "recover", "resumable_folder", "staged_folder", "verify"]
+__all__ = [
+    "check_replaceable", "check_writable", "is_complete", "newest_complete", "recover", "resumable_folder",
+    "staged_folder", "verify",
+]  # fmt: skip
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<role>staging|old|tmp)-\d+-[0-9a-f]{8}", re.DOTALL)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
@@ -54,7 +57,7 @@ def staged_folder(target: str | Path, replace: bool = True) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(target))
     check_writable(target.parent)
-    _check_replaceable(target, replace)
+    check_replaceable(target, replace)
     staging = hidden_beside(target, "staging")
     with writing(target):
         held = claim(staging, folder=True)
@@ -63,7 +66,7 @@ def staged_folder(target: str | Path, replace: bool = True) -> Iterator[Path]:
             yield staging
         with writing(target):
             seal(staging)
-            _check_replaceable(target, replace)
+            check_replaceable(target, replace)
             _put_in_place(staging, target)
     finally:
         os.close(held)
@@ -80,7 +83,7 @@ def resumable_folder(target: str | Path, replace: bool = True) -> Iterator[tuple
     """
     target = Path(os.path.realpath(target))
     check_writable(target.parent)
-    _check_replaceable(target, replace)
+    check_replaceable(target, replace)
     unfinished, known = target.with_name(f".{target.name}.unfinished"), {}
     with RunLock(target), writing(target, only_full=True):
         try:
@@ -89,7 +92,7 @@ def resumable_folder(target: str | Path, replace: bool = True) -> Iterator[tuple
             yield unfinished, known
             with writing(target):
                 seal(unfinished, known)
-                _check_replaceable(target, replace)
+                check_replaceable(target, replace)
                 _put_in_place(unfinished, target)
         except Exception:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -97,7 +100,8 @@ def resumable_folder(target: str | Path, replace: bool = True) -> Iterator[tuple
         shutil.rmtree(unfinished, ignore_errors=True)  # after an exchange, this is the old folder
 
 
-def _check_replaceable(target: Path, replace: bool) -> None:
+def check_replaceable(target: Path, replace: bool = True) -> None:
+    """Raise `InputError` where a folder cannot take this place: a file, or content that pairtune did not save there."""
     if not os.path.lexists(target):
         return
     if not target.is_dir():

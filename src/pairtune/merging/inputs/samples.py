@@ -84,21 +84,23 @@ def collect(
     if rows < 1:
         raise InputError(f"rows: expected 1 or more, found {rows}")
     for source, one in zip(models, data, strict=True):
-        samples = _samples(source, base, one, rows)
+        _collect(method, name, source, base, one, rows, place)
 
-        def collected(samples: Samples = samples) -> dict[str, Tensor]:
-            with evaluating(samples.pair.model):
-                found = method.collect(samples.pair, samples.batches())
-            broken = [key for key, tensor in found.items() if not bool(tensor.isfinite().all())]
-            if broken:
-                raise NonFiniteError(
-                    f"{samples.source.label}: {name} finds NaN or infinity at {broken[0]} on {samples.task.name}"
-                )
-            return {key: tensor.cpu().contiguous() for key, tensor in found.items()}
 
-        again = source.statistics.fill(place, _key(method, name, samples, base), samples.about, collected)
-        done = "taken over from an interrupted merge" if again else "collected"
-        log.info("%s: %s on %d rows of %s: %s", source.label, name, len(samples.rows), samples.task.name, done)
+def _collect(method: Merge, name: str, source: Source, base: Source | None, data: str, rows: int, place: Path) -> None:
+    samples = _samples(source, base, data, rows)
+
+    def collected() -> dict[str, Tensor]:
+        with evaluating(samples.pair.model):
+            found = method.collect(samples.pair, samples.batches())
+        broken = [key for key, tensor in found.items() if not bool(tensor.isfinite().all())]
+        if broken:
+            raise NonFiniteError(f"{source.label}: {name} finds NaN or infinity at {broken[0]} on {samples.task.name}")
+        return {key: tensor.cpu().contiguous() for key, tensor in found.items()}
+
+    again = source.statistics.fill(place, _key(method, name, samples, base), samples.about, collected)
+    done = "taken over from an interrupted merge" if again else "collected"
+    log.info("%s: %s on %d rows of %s: %s", source.label, name, len(samples.rows), samples.task.name, done)
 
 
 def _samples(source: Source, base: Source | None, data: str, count: int) -> Samples:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pairtune.errors import FormatError
 from pairtune.pair.files import SafetensorsFile, open_safetensors, write_safetensors
-from pairtune.pair.staging import check_writable
+from pairtune.pair.staging import check_replaceable, check_writable
 
 
 @dataclass
@@ -55,6 +55,7 @@ def kept_beside(out: Path) -> Iterator[Path]:
     """The folder `.<name>.statistics` beside what will be written. It stays when the process is killed or stopped with
     Ctrl-C, so that the same merge need not collect again; the end of the merge, or an error, removes it."""
     check_writable(out.parent)
+    check_replaceable(out)
     place = out.with_name(f".{out.name}.statistics")
     place.mkdir(exist_ok=True)
     try:
