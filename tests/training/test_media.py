@@ -62,7 +62,7 @@ def test_sound_from_folder_to_pair(tmp_path, tiny_ast, tones, tuner):
 
 def test_augmented_runs_repeat_and_differ_from_plain_ones(tiny_vit, pictures):
     def run(ways):
-        settings = {**FAST, "epochs": 2, "augment": ways}
+        settings = {**FAST, "epochs": 2, "augment": ",".join(ways) if ways else []}
         pair = tune({"base": str(tiny_vit), "data": str(pictures), "tuner": "head", "training": settings})
         return pair.top.installed.state()["classifier.weight"]
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from pairtune.errors import MissingView, PairtuneError
+from pairtune.pair.modality import TEXT
 from pairtune.pair.pair import Pair, evaluating
+from pairtune.pair.positions import examples
 from pairtune.pair.views import log_probs
 
 PROBES = (
@@ -96,6 +98,8 @@ def _run(name: str, check: Callable[[], tuple[bool, str]]) -> Check:
 
 
 def _batch(pair: Pair, texts: tuple[str, ...] = PROBES, side: str = "right") -> dict[str, Any]:
+    if pair.base.modality is not TEXT:
+        return examples(pair.base, len(texts))
     tokenizer = pair.base.tokenizer
     rows = [torch.tensor(tokenizer(text).input_ids) for text in texts]
     width = max(len(row) for row in rows)

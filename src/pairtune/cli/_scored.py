@@ -40,7 +40,9 @@ def run(pair: Pair, folder: Path, wanted: Wanted, names: list[str] | None, setti
     """Score every input; with `out` into a file, else on stdout."""
     scorer, threshold = _scorer(pair, folder, wanted, names, settings)
     scorer.require_fit()
-    columns = Columns.of(wanted, pair, any(one.answers for one in scorer.detectors.values()))
+    columns: Any = Columns.of(wanted, pair, any(one.answers for one in scorer.detectors.values()))
+    if pair.base.modality.name != "text":
+        columns = Files(pair.base.modality.name, _one(wanted.text))
     count = sum(1 for _ in columns.rows(wanted.inputs))  # every row is checked before the first one costs time
     records = Records(scorer, threshold, wanted.explain)
     with _progress(count) as bar:
@@ -82,6 +84,26 @@ def _scorer(
     if wanted.mark:
         raise InputError(f"--mark: the pair's threshold is one of {threshold.detector}, which is not asked for here")
     return Scorer(pair, names, settings=settings), None
+
+
+def _one(names: list[str] | None) -> str | None:
+    if names is not None and len(names) > 1:
+        raise InputError(f"--text: one column names the files, found {' and '.join(names)}")
+    return names[0] if names else None
+
+
+@dataclass(frozen=True)
+class Files:
+    """Images or recordings, and the column that names them in a table."""
+
+    modality: str
+    column: str | None
+
+    def rows(self, path: Path) -> Iterator[tuple[int, Input]]:
+        """(number or line, input) of every file. Raises as `ood.media.inputs_in`."""
+        from pairtune.ood.media import inputs_in
+
+        return inputs_in(path, self.modality, self.column)
 
 
 @dataclass(frozen=True)
@@ -163,6 +185,7 @@ class Records:
             from pairtune.ood.explain import explainable
 
             explainable(scorer, self.explained)
+        self.called = "text" if scorer.pair.base.modality.name == "text" else "file"
 
     def of(self, rows: Iterable[tuple[int, Input]]) -> Iterator[dict[str, Any]]:
         """Line, text, tokens, scores by detector, `out` by the threshold, the answer, the tokens that carried it."""
@@ -173,7 +196,7 @@ class Records:
             given = [one for _, one in chunk]
             explanations = self._explanations(given)
             for (line, one), found in zip(chunk, self.scorer.stream(given), strict=True):
-                record = {"line": line, "text": self.scorer.batcher.reader.text(one), "tokens": found.tokens}
+                record = {"line": line, self.called: self.scorer.batcher.reader.text(one), "tokens": found.tokens}
                 if found.answer is not None:
                     record["answer"] = found.answer
                 record |= found.scores
@@ -192,15 +215,20 @@ class Records:
         return {"detector": self.explained, "score": found.score, "tokens": [asdict(token) for token in found.tokens]}
 
 
-def _identity(scorer: Scorer, threshold: Threshold | None, wanted: Wanted, columns: Columns) -> dict[str, Any]:
+def _identity(scorer: Scorer, threshold: Threshold | None, wanted: Wanted, columns: Columns | Files) -> dict[str, Any]:
     """What a run that goes on must share with the one that was stopped."""
     import hashlib
 
     from pairtune.ood.calibration import delta_digest
     from pairtune.pair.card import library_versions
 
-    with wanted.inputs.open("rb") as file:
-        inputs = hashlib.file_digest(file, "sha256").hexdigest()
+    if isinstance(columns, Files):
+        from pairtune.ood.media import content_of
+
+        inputs: Any = content_of(columns.rows(wanted.inputs))
+    else:
+        with wanted.inputs.open("rb") as file:
+            inputs = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "inputs": inputs,
         "columns": asdict(columns),
@@ -222,7 +250,7 @@ def _progress(count: int) -> Any:
 def _shown(record: dict[str, Any], records: Records) -> Any:
     scores = [f"{name} {record[name]:9.3f}" for name in records.scorer.detectors]
     mark = [] if records.threshold is None else ["out" if record["out"] else "in "]
-    text = " ".join(record["text"].split())
+    text = " ".join(record[records.called].split())
     line = f"{record['line']:>6}  {'  '.join([*mark, *scores])}  {text if len(text) <= 70 else text[:69] + '…'}"
     return _coloured(line, record) if "explained" in record else line
 

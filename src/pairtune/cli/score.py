@@ -21,7 +21,7 @@ def score(
     ctx: typer.Context,
     pair: Annotated[str, typer.Argument(help="A pair's folder, a PEFT folder, or a fine-tuned checkpoint.")],
     inputs: Annotated[
-        Path | None, typer.Argument(help="A file of texts (JSONL, CSV, Parquet, text; also .gz).")
+        Path | None, typer.Argument(help="A file of texts (JSONL, CSV, ...); a folder or list of images or sound.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="A task: how well test and OOD splits are told apart.")] = None,
     fit: Annotated[

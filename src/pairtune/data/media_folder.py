@@ -59,7 +59,7 @@ def splits_of(folder: Path, taken: Collection[str], notes: list[str]) -> dict[st
     for name, path in places:
         if name in found:
             raise DataError(f"which folder is the split {name}? {path.name} is not the only one", folder)
-        if name not in taken and (table_of(path) or any(_media(path))):
+        if name not in taken and (table_of(path) or any(media_files(path))):
             found[name] = read(path, notes, classes=not name.startswith("ood/"))
     if not {"train", "validation", "test"} & {*found, *taken} and (rows := _classes(folder)):
         found["train"] = _split(folder, rows, notes)
@@ -76,7 +76,7 @@ def read(folder: Path, notes: list[str] | None = None, *, classes: bool = True) 
     table = table_of(folder)
     if table is not None:
         return Split.read(table)
-    rows = list(_media(folder))
+    rows = list(media_files(folder))
     if not rows:
         raise DataError("there is no image and no recording in this folder", folder)
     loose = [path for path, label in rows if label is None]
@@ -99,7 +99,7 @@ def _classes(folder: Path) -> list[tuple[Path, str | None]]:
     """Files by class of a folder without splits."""
     if not is_single(folder):
         return []
-    return [row for row in _media(folder) if row[1] not in (None, "ood")]
+    return [row for row in media_files(folder) if row[1] not in (None, "ood")]
 
 
 def _split(folder: Path, rows: list[tuple[Path, str | None]], notes: list[str]) -> Split:
@@ -115,7 +115,7 @@ def _split(folder: Path, rows: list[tuple[Path, str | None]], notes: list[str]) 
     return Split(FolderRows(next(iter(kinds)), rows), [(0, str(folder))])
 
 
-def _media(folder: Path) -> Iterator[tuple[Path, str | None]]:
+def media_files(folder: Path) -> Iterator[tuple[Path, str | None]]:
     """(file, class) of every image or recording, in the order of their names."""
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder).parts

@@ -174,6 +174,8 @@ class Batcher:
 
 def input_of(pair: Pair, task: Task, row: Mapping[str, Any]) -> Input | str:
     """A task's row as an input: its text columns (joined on a language model), and its target where it is a text."""
+    if task.modality != "text":
+        return Input.of(row[task.text[0]])
     if task.is_chat:
         return Input.of(row[task.text[0]])
     for column in task.text:

@@ -57,6 +57,8 @@ def choose(pair: Pair, task: Task, names: Sequence[str] | None = None, rounds: i
     Raises `InputError` for a task without (enough) classes, or a pair whose card does not tell its recipe.
     """
     config = recipe(pair)
+    if task.modality != "text":
+        raise InputError(f"{task.name}: detectors are chosen on texts; name one with --detector")
     if task.kind != "classification" or len(task.labels) < 4:
         raise InputError(
             f"{task.name}: to choose a detector, classes are held out; that needs a classification task with at least "

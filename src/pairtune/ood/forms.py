@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from pairtune import registry
 from pairtune.errors import ConfigError, MissingView
+from pairtune.pair.modality import TEXT
 
 if TYPE_CHECKING:
     from pairtune.data.task import Task
@@ -92,6 +93,8 @@ def available(pair: Pair, task: Task | None = None) -> list[str]:
     has = offered(pair, task)
     found = []
     for name, info in registry.methods("ood").items():
+        if name == "length" and pair.base.modality is not TEXT:
+            continue
         if any(setting.required for setting in info.settings) or not (info.needs or frozenset()) <= has:
             continue
         forms = (ANSWER_FORMS if pair.base.family == "seq2seq" else TEXT_FORMS) + LABEL_FORMS
@@ -105,7 +108,8 @@ def default_names(pair: Pair, task: Task | None = None) -> tuple[str, ...]:
         return ("log-ratio:answer-given-question:sum", "log-ratio:answer-given-question:token", "length")
     if "tokens" in pair.views:
         return ("log-ratio:sum", "log-ratio:token", "length")
-    return ("msp", "energy", "max-logit", "length") if classes_of(pair, task) else ("length",)
+    found = ("msp", "energy", "max-logit", "length") if classes_of(pair, task) else ("length",)
+    return found if pair.base.modality is TEXT else found[:-1]
 
 
 _MEANING = {
@@ -123,6 +127,8 @@ def refuse_misfits(pair: Pair, detectors: Mapping[str, Detector], task: Task | N
         why = (
             f"needs {_MEANING[lacking[0]]}, which this pair with a {_kind(pair)} base does not have" if lacking else ""
         )
+        if name.split(":")[0] == "length" and pair.base.modality is not TEXT:
+            why = f"says nothing here: all {pair.base.modality.many} are of one length to the base"
         part = getattr(detector.settings, "part", None)
         if not why and pair.base.family == "seq2seq" and part not in (None, "answer-given-question"):
             why = "scores a text, to which an encoder-decoder gives no probability; take :answer-given-question"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from pairtune.data.media import Media
 from pairtune.data.verbalise import join
 from pairtune.errors import DataError, InputError
 from pairtune.ood.evidence import ANSWER, QUESTION
@@ -27,20 +28,25 @@ class Input:
     """One thing to score.
 
     Attributes:
-        texts: its text columns (two for a task about pairs of texts).
+        texts: its text columns (two for a task about pairs of texts), or one image or recording.
         answer: the answer, where there is one.
         messages: a conversation instead, `role` and `content` of every turn; an assistant's last turn is the answer.
     """
 
-    texts: tuple[str, ...] = ()
+    texts: tuple[Any, ...] = ()
     answer: str | None = None
     messages: tuple[dict[str, Any], ...] | None = None
 
     @classmethod
-    def of(cls, given: str | Sequence[Any] | Input) -> Input:
-        """From a text, a pair (question, answer or None), or a list of messages. Raises `DataError` for else."""
+    def of(cls, given: str | Sequence[Any] | Media | Input) -> Input:
+        """From a text, an image or recording, a pair (question, answer or None), or a list of messages.
+
+        Raises `DataError` for anything else.
+        """
         if isinstance(given, Input):
             return given
+        if isinstance(given, Media):
+            return cls((given,))
         if isinstance(given, str):
             return cls((given,))
         parts = list(given) if isinstance(given, list | tuple) else []

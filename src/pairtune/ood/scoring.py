@@ -15,7 +15,9 @@ from pairtune.errors import InputError, NonFiniteError
 from pairtune.ood.batching import AT_ONCE, TOKENS_A_BATCH, Batcher, input_of
 from pairtune.ood.forms import available, default_names, make_detectors, refuse_misfits
 from pairtune.ood.inputs import Input
+from pairtune.ood.media import MediaBatcher
 from pairtune.ood.metrics import Separation, separation
+from pairtune.pair.modality import TEXT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +72,11 @@ class Scorer:
         refuse_misfits(pair, self.detectors, task)
         needs = frozenset().union(*(detector.needs for detector in self.detectors.values()))
         answers = any(detector.answers for detector in self.detectors.values())
-        self.batcher = Batcher(pair, needs, answers, max_length, task, new_tokens)
+        self.batcher: Any = (
+            Batcher(pair, needs, answers, max_length, task, new_tokens)
+            if pair.base.modality is TEXT
+            else MediaBatcher(pair)
+        )
 
     def fit(self, task: Task, split: str = "train") -> Scorer:
         """Let every detector that must learn from ID data read a split of the task, whose labelled rows count."""
@@ -117,7 +123,7 @@ class Scorer:
     @torch.inference_mode()
     def _batch(self, batch: dict[str, Any]) -> list[dict[str, float]]:
         columns = {name: self._finite(name, one.score(self.pair, batch)) for name, one in self.detectors.items()}
-        return [{name: column[i] for name, column in columns.items()} for i in range(len(batch["input_ids"]))]
+        return [{name: column[i] for name, column in columns.items()} for i in range(len(batch["attention_mask"]))]
 
     def _finite(self, name: str, scores: Tensor) -> list[float]:
         if not bool(scores.isfinite().all()):

@@ -14,7 +14,10 @@ from pairtune.pair.apply import stacked
 from pairtune.pair.base import Base
 from pairtune.pair.files import write_json
 from pairtune.pair.loader import GENERATION_FILE
+from pairtune.pair.modality import TEXT
+from pairtune.pair.outputs import model_inputs
 from pairtune.pair.pair import Pair, evaluating
+from pairtune.pair.positions import examples
 from pairtune.pair.staging import staged_folder
 
 PROMPTS = (
@@ -108,6 +111,8 @@ def _stored_dtype(base: Base, memory: str) -> torch.dtype | None:
 def prompt_logits(pair: Pair) -> list[Tensor]:
     """Logits [1, T, V] in float32 of the side that is on, for each of `PROMPTS`."""
     with evaluating(pair.model):
+        if pair.base.modality is not TEXT:
+            return _seen(pair.model, pair.base)
         return [_answer(pair.model, pair.base, pair.tokenizer, text) for text in PROMPTS]
 
 
@@ -115,8 +120,16 @@ def prompt_logits(pair: Pair) -> list[Tensor]:
 def _reloaded_logits(base: Base, folder: Path) -> list[Tensor]:
     model, _ = hub.load_model(type(base.model), folder, dtype=base.dtype)
     model.to(base.device).eval()  # type: ignore[arg-type]
+    if base.modality is not TEXT:
+        return _seen(model, base)
     tokenizer = hub.load_tokenizer(folder)
     return [_answer(model, base, tokenizer, text) for text in PROMPTS]
+
+
+def _seen(model: torch.nn.Module, base: Base) -> list[Tensor]:
+    """What a model says of as many images or recordings of noise."""
+    out = model(**model_inputs(examples(base, len(PROMPTS))))
+    return [(getattr(out, "logits", None) if hasattr(out, "logits") else out.last_hidden_state).float().cpu()]
 
 
 def _answer(model: torch.nn.Module, base: Base, tokenizer: Any, text: str) -> Tensor:

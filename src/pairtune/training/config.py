@@ -53,6 +53,11 @@ class Training(Settings):
     trackers: list[str] = Field([], description="experiment trackers by transformers' names, e.g. tensorboard")
     push_to_hub: str | None = Field(None, description="hub repository to push the finished pair to")
 
+    @pydantic.field_validator("augment", mode="before")
+    @classmethod
+    def _with_commas(cls, value: Any) -> Any:
+        return [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+
 
 class Choice(pydantic.BaseModel):
     """A method by name, with its settings beside the name."""

@@ -17,24 +17,43 @@ _MODELS = {
         5_261_568,
         "Apache-2.0",
     ),
+    "tiny-vit": (
+        "a vision transformer for 32 x 32 images, pretrained on characters and fractals",
+        2_691_648,
+        "Apache-2.0",
+    ),
+    "tiny-ast": (
+        "a spectrogram transformer for 0.96 s of sound, pretrained on ESC-10 and made voices",
+        2_701_248,
+        "CC BY 3.0",
+    ),
     "minilm": ("the sentence encoder all-MiniLM-L6-v2, from the extra pairtune[offline]", 22_713_216, "Apache-2.0"),
 }
 
 
+_HERE = Path(__file__).parent
+_SHIPPED = ("tiny-lm", "tiny-vit", "tiny-ast")
+
+
 def names() -> list[tuple[str, str, int, str]]:
     """Every model of the zoo: name, one line about it, number of parameters, licence."""
-    return [(name, *about) for name, about in _MODELS.items()]
+    return [(name, *_MODELS[name]) for name in _there()]
+
+
+def _there() -> list[str]:
+    """Names of what this installation ships, and of what an extra brings."""
+    return [name for name in _MODELS if name not in _SHIPPED or (_HERE / name / "config.json").is_file()]
 
 
 def path(name: str) -> Path:
     """The folder with the model's config, weights and tokenizer; `zoo:` before the name is allowed."""
     short = name.removeprefix("zoo:")
-    if short == "tiny-lm":
-        return Path(__file__).parent / "tiny-lm"
+    if short in _SHIPPED and short in _there():
+        return _HERE / short
     if short == "minilm":
         return _minilm()
-    close = difflib.get_close_matches(short, _MODELS, n=1, cutoff=0.0)
-    raise InputError(f"the zoo has no model {short!r}; did you mean {close[0]!r}? It has: {', '.join(_MODELS)}")
+    close = difflib.get_close_matches(short, _there(), n=1, cutoff=0.0)
+    raise InputError(f"the zoo has no model {short!r}; did you mean {close[0]!r}? It has: {', '.join(_there())}")
 
 
 def _minilm() -> Path:

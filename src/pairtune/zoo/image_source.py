@@ -71,7 +71,13 @@ class Pictures:
         angle, scale = generator.normal(0, 0.15), generator.uniform(0.8, 1.4)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
         shift = np.array([13.5, 13.5]) - turn @ (np.array([15.5, 15.5]) + generator.uniform(-3, 3, 2))
-        found = affine_transform(drawings[number].astype(np.float32) / 255, turn, shift, (SIDE, SIDE), order=1)
+        found = affine_transform(
+            drawings[number].astype(np.float32) / 255,
+            turn,
+            shift,  # type: ignore[arg-type]
+            (SIDE, SIDE),
+            order=1,
+        )
         return np.clip(found * generator.uniform(1, 2), 0, 1)
 
     def _fractals(self, systems: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -75,12 +75,11 @@ def main(argv: list[str] | None = None) -> dict:
         right = (found.argmax(-1) == wanted).float().mean().item()
         return loss, {"loss": loss.item(), "accuracy": right}
 
-    state = encoder_run.train(model, loss_of, {"config": model.config.to_dict(), "share": args.keep}, args)
-    return state | {"held": held_out(model, source)}
+    return encoder_run.train(model, loss_of, {"config": model.config.to_dict(), "share": args.keep}, args)
 
 
 @torch.inference_mode()
-def held_out(model: nn.Module, source: Pictures, count: int = 4096) -> dict[str, float]:
+def held_out(model: nn.Module, source: Pictures, count: int = 2048) -> dict[str, float]:
     """Accuracy on characters by drawings that were held out, and on fractals drawn anew."""
     model.eval()
     right: dict[str, list[bool]] = {"characters": [], "fractals": []}

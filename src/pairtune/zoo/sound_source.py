@@ -1,4 +1,4 @@
-"""Sounds for the zoo's spectrogram transformer: pieces of ESC-10 and voices made by rule, new ones whenever one is heard.
+"""Sounds for the zoo's spectrogram transformer: pieces of ESC-10 and voices made by rule, always new ones.
 
 Pieces: windows of 0.96 s of ESC-10's environmental recordings (CC BY 3.0), at any place, of any loudness, over a little
 noise. Voices: a buzzing tone of wandering pitch through three resonances that move from one vowel's to another's, which
@@ -29,10 +29,10 @@ class Sounds:
 
     Attributes:
         names: the classes of ESC-10; classes: with those of the voices.
-        mean, std: of the log-mel values of some thousand items, by which the model's input is normalised.
+        mean, std: of the log-mel values of `looked_at` items, by which the model's input is normalised.
     """
 
-    def __init__(self, data: Path, seed: int):
+    def __init__(self, data: Path, seed: int, looked_at: int = 1024):
         self.seed = seed
         clips: dict[int, list[tuple[np.ndarray, str]]] = {fold: _fold(data / "esc10", fold) for fold in range(1, 6)}
         self.names = sorted({label for part in clips.values() for _, label in part})
@@ -44,7 +44,7 @@ class Sounds:
         self.classes = len(self.names) + len(VOWELS) ** 2
         self._mel, self._centres = _mel_filters()
         self.mean, self.std = 0.0, 0.5  # for the first look, which is at the values themselves
-        values = np.concatenate([self.batch(10**9 + first, 64)[0] for first in range(0, 1024, 64)])
+        values = np.concatenate([self.batch(10**9 + first, 64)[0] for first in range(0, looked_at, 64)])
         self.mean, self.std = float(values.mean()), float(values.std())
 
     def batch(self, first: int, count: int, held: bool = False) -> tuple[np.ndarray, np.ndarray]:
