@@ -71,7 +71,7 @@ def main() -> None:
         return (logits[:, :1] - logits[:, 1:2]) / 2**0.5
 
     def ours() -> dict[str, np.ndarray]:
-        return kernels(modules, batches, outputs, base.blocks[0][1])
+        return kernels(modules, batches, outputs, base.blocks[min(int(name) for name in layers)][1])
 
     def loop() -> dict[str, np.ndarray]:
         return by_rows(base, layers, batches, outputs)

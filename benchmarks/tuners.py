@@ -58,7 +58,7 @@ class Contender:
             for outer in installed.frozen_modules():
                 outer.eval()
             self.trained = [p for _, p in installed.trainable() if p.requires_grad]
-        self.count = sum(p.numel() for p in self.trained)
+        self.count = sum(p.numel() for p in self.trained) if name == PEFT else installed.count()
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-4)
 
     def loss(self) -> torch.Tensor:

@@ -88,6 +88,8 @@ def test_a_run_that_is_taken_up_goes_on_as_if_it_had_not_stopped(case):
     state = {name: tensor.clone() for name, tensor in installed.state().items()}
     _, fresh, pair = install(tuner, folder, seed=9)
     fresh.load_state(state)
+    for _, parameter in installed.trainable():
+        parameter.grad = None
     for one in (installed, fresh):
         torch.manual_seed(2)
         step(one, base.family, lr=0.05)

@@ -20,7 +20,7 @@ from pairtune.training.run import tune
 
 INSTRUCTIONS = {"kind": "lm", "text": "text", "label": "answer", "name": "instructions"}
 ENCYCLOPEDIA = {"kind": "lm", "text": "text", "name": "encyclopedia"}
-SHORT, LONG = 20, 400  # characters of an answer; of a paragraph, at least
+SHORT, MOST, LONG = 20, 110, 400  # characters of an answer, at least and at most; of a paragraph, at least
 
 
 def write(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -88,14 +88,14 @@ def validation_loss(pair: Pair) -> float:
 
 
 def _answers(rows: Rows) -> Rows:
-    """Instruction and input as the text, the output as the answer; those without a real answer are left out."""
+    """Instruction and input as the text, the beginning of the output as the answer; very short ones are left out."""
     found = [
         {
             "text": " ".join(filter(None, (row["instruction"].strip(), row["input"].strip()))) + "\n",
-            "answer": row["output"],
+            "answer": row["output"][:MOST].rpartition(" ")[0] if len(row["output"]) > MOST else row["output"],
         }
         for row in rows
-        if len(row["output"]) >= SHORT
+        if len(row["output"]) >= SHORT and row["output"][:MOST].isascii()
     ]
     random.Random(0).shuffle(found)
     return found
