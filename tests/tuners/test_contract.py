@@ -28,6 +28,7 @@ SETTINGS = {
     "adaptformer": {"r": 4},
     "compacter": {"n": 2, "reduction": 4},
     "conformer-adapter": {"reduction": 4, "kernel": 3},
+    "deep-prompt": {"prompts": 3},
     "equitune": {"group": "words", "cycles": [["cat", "dog", "man"]], "train": "both"},
 }
 VARIANTS = {"peft": ["peft:ia3", "peft:prefix_tuning"]}
@@ -238,6 +239,31 @@ def test_padding_does_not_change_a_row(case):
     if together.ndim == 3:
         together = together[:, : by_itself.shape[1]]
     assert torch.allclose(together, by_itself, atol=1e-5), name
+
+
+def test_the_log_ratio_is_that_of_its_logits(case):
+    """Scores are taken in ways of their own, the head over slices of positions: they must be what the model says."""
+    tuner, _, folder = case
+    base, installed, pair = install(tuner, folder)
+    step(installed, base.family)
+    if "tokens" not in pair.views:
+        pytest.skip("it has no tokens view")
+    inputs = batch(base.family)
+    shift = 0 if base.family == "seq2seq" else 1
+    ids = inputs["decoder_input_ids" if base.family == "seq2seq" else "input_ids"]
+    labels = ids.masked_fill(ids == 0, -100)
+    labels[:, :shift] = -100
+    with torch.no_grad(), evaluating(pair.model):
+        sides = [Outputs.of(pair.model(**inputs)).logits]
+        with pair.off():
+            sides.append(pair.model(**inputs).logits)
+    places = slice(sides[0].shape[1] - ids.shape[1], sides[0].shape[1] - shift)  # learnt positions come first
+    said = [side[:, places].float().log_softmax(-1) for side in sides]
+    targets = labels[:, shift:].clamp(min=0).unsqueeze(-1)
+    expected = (said[0] - said[1]).gather(-1, targets).squeeze(-1) * (labels[:, shift:] >= 0)
+    found = pair.log_ratio({**inputs, "labels": labels})
+    torch.testing.assert_close((found.variant - found.base)[:, shift:], expected, atol=2e-4, rtol=1e-4)
+    assert expected.abs().max() > 1e-4
 
 
 def test_the_first_changed_block_is_not_later_than_the_first_that_changes(case):

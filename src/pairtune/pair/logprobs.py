@@ -39,7 +39,7 @@ def token_log_probs(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, A
 
     Returns: [B, T] float32, 0 where the target is negative.
     """
-    if inner.config.is_encoder_decoder or not _can_slice(inner):
+    if inner.config.is_encoder_decoder or not _can_slice(call, inner):
         return _by_rows(call, inner, inputs, targets)
     rows, length = targets.shape
     before = torch.arange(length - 1, device=targets.device).expand(rows, -1)
@@ -58,8 +58,8 @@ def selected_log_probs(
 
     Returns: [B, N] float32, 0 where the target is negative.
     """
-    if not _can_slice(inner):
-        raise MissingView(f"{type(inner).__name__} has no separable language-model head")
+    if not _can_slice(call, inner):
+        raise MissingView(f"{type(inner).__name__} has no separable language-model head, or a delta moves its logits")
     hidden = _head_input(call, inner, inputs)[:, -inputs["input_ids"].shape[1] :]
     scored = targets >= 0
     rows = torch.arange(len(targets), device=hidden.device)[:, None].expand_as(targets)
@@ -104,9 +104,10 @@ def _head(inner: PreTrainedModel) -> Any:
     return head
 
 
-def _can_slice(inner: PreTrainedModel) -> bool:
-    backbone = inner.base_model
-    return backbone is not inner and inner.get_output_embeddings() is not None
+def _can_slice(call: nn.Module, inner: PreTrainedModel) -> bool:
+    """Whether what is said is the head's product: a module with a true `moves_logits` changes it behind the head."""
+    separable = inner.base_model is not inner and inner.get_output_embeddings() is not None
+    return separable and not any(getattr(module, "moves_logits", False) for module in call.modules())
 
 
 def _head_input(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any]) -> Tensor:

@@ -26,7 +26,12 @@ class LinearizedModel(nn.Module):
     Args:
         base: the base. call: the module to call for the stack below.
         point: θ0 of a new head, by names in memory. deltas: θ − θ0 by names in memory.
+
+    Attributes:
+        moves_logits: that its logits are not the head's product with hidden states.
     """
+
+    moves_logits = True
 
     def __init__(self, base: Base, call: nn.Module, point: Mapping[str, Tensor], deltas: Mapping[str, nn.Parameter]):
         super().__init__()
