@@ -60,11 +60,12 @@ class CorDA(Tuner):
         length: int = Field(256, ge=2, description="most tokens of a row of the context")
         cache: str | None = Field(None, description="folder that keeps what was measured, by base and texts")
 
-        @pydantic.model_validator(mode="after")
-        def _known_context(self) -> CorDA.Settings:
-            if self.mode == "kpm" and self.data is None:
-                raise ValueError("data: kpm keeps the knowledge of some texts; name a task that holds them")
-            return self
+        @pydantic.field_validator("data")
+        @classmethod
+        def _known_context(cls, data: str | None, info: pydantic.ValidationInfo) -> str | None:
+            if data is None and info.data.get("mode") == "kpm":
+                raise ValueError("kpm keeps the knowledge of some texts; name a task that holds them")
+            return data
 
     settings: Settings
 

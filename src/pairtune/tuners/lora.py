@@ -52,13 +52,12 @@ class LoRA(Tuner):
             "zero", description="first values: B = 0 with A uniform or Gaussian, or factors of the base's weights"
         )
 
-        @pydantic.model_validator(mode="after")
-        def _one_start(self) -> LoRA.Settings:
-            if self.dora and self.init in ("pissa", "olora"):
-                raise ValueError(
-                    f"dora: has magnitudes of its own, which init {self.init} would not fit; leave one out"
-                )
-            return self
+        @pydantic.field_validator("init")
+        @classmethod
+        def _one_start(cls, init: str, info: pydantic.ValidationInfo) -> str:
+            if info.data.get("dora") and init in ("pissa", "olora"):
+                raise ValueError("does not fit dora, which has magnitudes of its own; leave one of the two out")
+            return init
 
     settings: Settings
 
