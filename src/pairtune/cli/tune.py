@@ -25,6 +25,7 @@ def tune(
     seed: Annotated[int | None, typer.Option(help="Seed of initial values, data order and dropout.")] = None,
     start: Annotated[str | None, typer.Option(help="A pair to begin at; it names base and tuner, too.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the accelerator.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="4bit: the base's linear layers in four bits (NF4).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in <out>.run.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start again, replacing what is there.")] = False,
     allow_drift: Annotated[bool, typer.Option("--allow-drift", help="Resume although the run was changed.")] = False,
@@ -48,7 +49,7 @@ def tune(
     """
     _check(resume, restart, allow_drift, sweep or bool(rates), seeds)
     flags = _flags(ctx.args, file, tuner, objective, constraint)
-    plain = {"base": base, "data": data, "seed": seed, "start": start, "device": device}
+    plain = {"base": base, "data": data, "seed": seed, "start": start, "device": device, "quantize": quantize}
     plain["out"] = None if out is None else str(out)
     values = {**flags, **{key: value for key, value in plain.items() if value is not None}}
     if "data" in flags:  # --data.text and the like stand beside the source
