@@ -157,14 +157,14 @@ REPRODUCTION = Reproduction(
         "held": 100,
         "test": 120,
         "rank": 8,
-        "steps": 100,
+        "steps": 80,
         "batch": 8,
         "rates": [5e-4, 2e-3, 8e-3],
     },
     more=(
         Experiment(
             "tuning",
-            "rank 8 on instructions, 100 steps",
+            "rank 8 on instructions, 80 steps",
             (
                 Part("ipm learns faster than LoRA", IPM, LORA, ("T",), worth=0.005),
                 Part("ipm learns faster than PiSSA", IPM, PISSA, ("T",), worth=0.005),

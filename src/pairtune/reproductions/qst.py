@@ -127,8 +127,8 @@ REPRODUCTION = Reproduction(
         "test": 120,
         "reduction": 4,
         "rank": 8,
-        "steps": 100,
+        "steps": 80,
         "batch": 8,
-        "rates": [5e-4, 2e-3, 8e-3],
+        "rates": [3e-4, 1e-3, 4e-3],
     },
 )
