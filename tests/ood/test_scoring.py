@@ -61,7 +61,7 @@ def test_order_and_chunks_do_not_matter(pair, monkeypatch):
 
     whole = score(pair, TEXTS * 3)
     monkeypatch.setattr(scoring, "AT_ONCE", 4)
-    monkeypatch.setattr(scoring, "TOKENS_A_BATCH", 16)
+    monkeypatch.setattr(scoring, "tokens_a_batch", lambda _: 16)
     assert np.allclose(score(pair, TEXTS * 3), whole, atol=1e-5)
     assert np.allclose(score(pair, TEXTS[::-1])[::-1], whole[: len(TEXTS)], atol=1e-5)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pairtune.data.buckets import batches
+from pairtune.data.buckets import WRITING, batches, tokens_a_batch
 from pairtune.data.collate import Collator
 from pairtune.data.encode import Encoder
 from pairtune.errors import InputError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pairtune.data.split import Split
     from pairtune.data.task import Task
 
-TOKENS_A_BATCH = 8192
 NEW_TOKENS = 128
 
 
@@ -49,7 +48,7 @@ class Reader:
     def batches(self, split: Split) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """(row numbers, batch) of similar length, the longest first."""
         encoded = self.encoder.split(split)
-        plan, _ = batches(encoded.lengths, TOKENS_A_BATCH)
+        plan, _ = batches(encoded.lengths, tokens_a_batch(self.pair.base.device))
         for rows in plan:
             batch = self.collate(encoded.take(rows))
             yield rows, {name: tensor.to(self.pair.base.device) for name, tensor in batch.items()}
@@ -83,7 +82,7 @@ def label_log_probs(reader: Reader, split: Split) -> np.ndarray:
     ranker = LabelRanker(reader.pair, labels)
     texts = [ids + shared for ids in _text_ids(reader, split)]
     tail = sum(len(ids) for ids in labels)
-    plan, order = batches([len(ids) + tail for ids in texts], TOKENS_A_BATCH)
+    plan, order = batches([len(ids) + tail for ids in texts], tokens_a_batch(reader.pair.base.device))
     scores = torch.cat([ranker.rank([texts[i] for i in rows]) for rows in plan])
     return scores[order].double().log_softmax(-1).cpu().numpy()
 
@@ -107,7 +106,7 @@ def token_losses(reader: Reader, split: Split) -> tuple[np.ndarray, np.ndarray]:
 def generated(reader: Reader, split: Split, new_tokens: int = NEW_TOKENS) -> list[str]:
     """What the model writes for each row's text, greedily, special tokens left out."""
     texts = _text_ids(reader, split)
-    plan, order = batches([len(ids) for ids in texts], TOKENS_A_BATCH // 4)
+    plan, order = batches([len(ids) for ids in texts], WRITING)
     flat: list[str] = []
     for rows in plan:
         ids = greedy(reader.pair, [texts[i] for i in rows], new_tokens, reader.collate.pad_id)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pairtune.analysis.predict import Reader
 from pairtune.analysis.report import Block, Cell, Note, Section, Table, Tokens, TokenText, titled
-from pairtune.data.buckets import batches
+from pairtune.data.buckets import batches, tokens_a_batch
 from pairtune.data.forms import IGNORED
 from pairtune.errors import MissingView
 
@@ -25,7 +25,6 @@ OFTEN = 5  # occurrences that a token of the table needs
 SEEN = f"tokens seen {OFTEN} times or more, by mean log ratio"
 FEWEST = 4  # scored tokens that a shown text needs
 LONGEST = 160  # tokens of a shown text
-TOKENS_A_BATCH = 4096
 MEANINGS = {
     "log ratio": "log p(variant) − log p(base) of one token, in nats: above 0 the variant expects it more than the "
     "base does, below 0 less; ln 2 ≈ 0.69 is twice as probable.",
@@ -111,7 +110,7 @@ def _scored(pair: Pair, split: str, task: Task, rows: Split) -> list[_Scored]:
         return []
     reader = Reader(pair, task)
     encoded = reader.encoder.split(rows, text_only=not writes)
-    plan, order = batches(encoded.lengths, TOKENS_A_BATCH)
+    plan, order = batches(encoded.lengths, tokens_a_batch(pair.base.device))
     flat = []
     for chosen in plan:
         batch: dict[str, Any] = reader.collate(encoded.take(chosen))

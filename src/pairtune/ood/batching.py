@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pairtune.data.buckets import batches
+from pairtune.data.buckets import WRITING, batches, tokens_a_batch
 from pairtune.data.collate import Collator
 from pairtune.data.tokens import Tokens
 from pairtune.data.verbalise import SEPARATOR
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pairtune.pair.pair import Pair
 
 AT_ONCE = 2048  # inputs that are sorted by length together
-TOKENS_A_BATCH = 8192
 
 
 @dataclass
@@ -119,7 +118,7 @@ class Batcher:
             rows = self.rows([Input.of(input_of(self.pair, task, row)) for row in chunk])
             for one, row in zip(rows, chunk, strict=True):
                 one.target = task.target(row) if classify else -1
-            for picked in batches([row.longest for row in rows], TOKENS_A_BATCH)[0]:
+            for picked in batches([row.longest for row in rows], tokens_a_batch(self.pair.base.device))[0]:
                 yield self.batch([rows[i] for i in picked])
 
     def _label_text(self, text: str) -> list[int]:
@@ -133,7 +132,7 @@ class Batcher:
         open_ones = [i for i, answer in enumerate(answers) if answer is None]
         prompts = self.reader.prompts([inputs[i] for i in open_ones], self.max_length - self.new_tokens)
         ids = [prompt.ids or [self._collate.pad_id] for prompt in prompts]
-        plan, _ = batches([len(one) for one in ids], TOKENS_A_BATCH // 4)
+        plan, _ = batches([len(one) for one in ids], WRITING)
         written: dict[int, list[int]] = {}
         for picked in plan:
             found = greedy(self.pair, [ids[p] for p in picked], self.new_tokens, self._collate.pad_id)

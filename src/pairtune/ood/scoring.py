@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pairtune.data.buckets import batches
+from pairtune.data.buckets import batches, tokens_a_batch
 from pairtune.errors import InputError, NonFiniteError
-from pairtune.ood.batching import AT_ONCE, TOKENS_A_BATCH, Batcher, input_of
+from pairtune.ood.batching import AT_ONCE, Batcher, input_of
 from pairtune.ood.forms import available, default_names, make_detectors, refuse_misfits
 from pairtune.ood.inputs import Input
 from pairtune.ood.media import MediaBatcher
@@ -114,7 +114,7 @@ class Scorer:
 
     def _chunk(self, inputs: list[Input]) -> list[Score]:
         rows = self.batcher.rows(inputs)
-        plan, order = batches([row.longest for row in rows], TOKENS_A_BATCH)
+        plan, order = batches([row.longest for row in rows], tokens_a_batch(self.pair.base.device))
         flat: list[dict[str, float]] = []
         for picked in plan:
             flat += self._batch(self.batcher.batch([rows[i] for i in picked]))
