@@ -256,3 +256,16 @@ def test_nothing_is_read_when_a_part_is_made():
         assert part.shape == (6, 4)
         assert part.nbytes > 0
         assert part.scaled(1.0) is part
+
+
+@pytest.mark.parametrize("shape", [(), (3, 5), (2, 4, 4), (0, 3)])
+def test_the_signs_of_a_change_and_its_mean_size(shape):
+    change = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    part = Sign.of(change)
+    size = float(change.abs().mean()) if change.numel() else 0.0
+    assert close(part.difference(), torch.where(change > 0, size, -size).double(), 1e-6)
+    assert torch.equal(part.part(0, change.numel(), torch.float32), part.difference().flatten())
+    if change.numel() > 12:
+        assert torch.equal(part.part(3, 12, torch.float32), part.difference().flatten()[3:12])
+    left = float((change - part.difference()).double().square().sum())
+    assert left == pytest.approx(float(change.double().square().sum()) - part.norm() ** 2, rel=1e-5, abs=1e-9)
