@@ -154,6 +154,9 @@ def check(config: RunConfig, stages: list[RunConfig], task: Task) -> list[str]:
         if families and family not in families:
             problems.append(f"{where}tuner: {info.name} serves {' and '.join(sorted(families))} models, not {family}")
             continue
+        if reads.name not in info.traits.get("modalities", MODALITIES):
+            problems.append(f"{where}tuner: {info.name} tunes on text, {config.base} reads {reads.many}")
+            continue
         try:
             objective = stage.objective.name
             objective = pick(kind, family, provides) if objective == "auto" else objective

@@ -30,7 +30,7 @@ class Tuner(Method):
             delta has a meaning), "merge" (it can be added into the base's weights), "identity_at_start" (before the
             first step the variant is the base), "cacheable" (it trains from activations that the frozen base computes
             once; see `cache.py`).
-        families: the model families that it can be installed on.
+        families: the model families that it can be installed on; modalities: what these may read.
         default_lr: peak learning rate that is a sensible start.
         trainable_share: of all numbers of zoo:tiny-lm, how many train with the default settings (two digits); of
             zoo:minilm with two classes where it does not serve causal models. None where the settings decide.
@@ -38,6 +38,7 @@ class Tuner(Method):
 
     provides: ClassVar[frozenset[str]] = frozenset()
     families: ClassVar[frozenset[str]] = frozenset({"causal", "seq2seq", "encoder"})
+    modalities: ClassVar[frozenset[str]] = frozenset({"text", "image", "audio"})
     default_lr: ClassVar[float] = 1e-4
     trainable_share: ClassVar[float | None] = None
 

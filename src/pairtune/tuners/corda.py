@@ -44,6 +44,7 @@ class CorDA(Tuner):
     """A LoRA whose first factors come from the base's weights and a context."""
 
     provides = frozenset({"tokens", "labels", "masked", "scale", "merge", "identity_at_start"})
+    modalities = frozenset({"text"})
     default_lr = 1e-4
     trainable_share = 0.059
 

@@ -42,6 +42,7 @@ class Levi(Tuner):
     """Heads on a frozen base's blocks and on a small model's own view of the input."""
 
     provides = frozenset({"labels", "cacheable"})
+    modalities = frozenset({"text"})
     default_lr = 1e-3
     trainable_share = 0.31
 
