@@ -4,14 +4,14 @@ Paper: "In Search of the Successful Interpolation: On the Role of Sharpness in C
 (AdvML-Frontiers workshop, NeurIPS 2024). Its criterion for stragglers, its radii and its sparsity are not confirmed:
 ours, operational, are those of `analysis/layer_paths.py`, and were fixed before the run.
 
-Setting, cut to two cores: a vision transformer of 0.7 M parameters and 6 blocks, pretrained on digits of two sources
-and clothes under five kinds of distortion, stands for CLIP; its head for the digits is the digits' rows of its head, so
-that it needs no tuning to answer. It is tuned on 1,000 clean digits with 3 learning rates, with and without
-augmentation, 5 seeds (30 models; the note's grid has 2 seeds and two lengths of tuning). A seed draws the images, their
-order and the augmentation. OOD: 150 other digits inverted, turned by 25 to 50 degrees, under blur and noise, and as
-outlines, and 150 digits of other writers and another scanner. Alpha goes from 0 to 1 by 0.1 and is picked on 200
-validation images. Sharpness: 128 training images in batches of 64, 6 ascent steps (the note's: 512 and 10), radius
-0.4 % of each weight's size, at the tuned weights; layers are the 12 halves of the blocks (attention, MLP).
+Setting, cut to two cores: a vision transformer of 0.7 M parameters and 6 blocks, pretrained on digits of two sources,
+clothes and characters under five kinds of distortion, stands for CLIP; its head for the digits is the digits' rows of
+its head, so that it needs no tuning to answer. It is tuned on 1,000 clean digits with 3 learning rates, with and
+without augmentation, 5 seeds (30 models; the note's grid has 2 seeds and two lengths of tuning). A seed draws the
+images, their order and the augmentation. OOD: 150 other digits inverted, turned by 25 to 50 degrees, under blur and
+noise, and as outlines, and 150 digits of other writers and another scanner. Alpha goes from 0 to 1 by 0.1 and is picked
+on 200 validation images. Sharpness: 128 training images in batches of 64, 6 ascent steps (the note's: 512 and 10),
+radius 0.4 % of each weight's size, at the tuned weights; layers are the 12 halves of the blocks (attention, MLP).
 
 The claim's parts: tau is Kendall's, within the six models of a seed, with OOD accuracy at the picked alpha; the sign is
 turned, so that more is a better predictor of low accuracy out of distribution. "Random layers" is the mean over 200
@@ -174,7 +174,7 @@ REPRODUCTION = Reproduction(
         "blocks": 6,
         "pretraining": 3000,
         "pretraining_lr": 1e-3,
-        "pretraining_epochs": 12,
+        "pretraining_epochs": 36,
         "train": 1000,
         "epochs": 4,
         "validation": 200,
@@ -185,4 +185,16 @@ REPRODUCTION = Reproduction(
         "rho_average": 0.1,
     },
     more=(PREDICTORS,),
+    reading="One of seven counted parts holds: within a seed, models whose stragglers are sharper at the tuned "
+    "weights are worse out of distribution. But the whole's sharpness says so at least as well (.36 to .28), "
+    "and as many layers drawn at random as well (.29), so that nothing here is the stragglers' own, which is "
+    "what the paper is about; by its note the claim is falsified here. No path is worth going: the base is "
+    "right on 95 % of clean digits and has seen every distortion, clean digits teach it nothing that helps "
+    "there, and alpha, picked on clean digits, is mostly small and never better than the base by more than "
+    "noise. Thinning the stragglers repairs nothing that a smaller alpha does not repair. A first run with a "
+    "base that was trained for a third as long (63 % on clean digits) was undecided, with the sign of "
+    "sharpness turned round (sharper models were better out of distribution, tau .57 for the whole): the "
+    "relation depends on where the base stands. The base was trained longer after that run had been seen; "
+    "rules, radii and criteria were not touched. What is missing to the paper's regime is probably a base "
+    "that is good without having seen the very distortions, and a task that it has not seen.",
 )
