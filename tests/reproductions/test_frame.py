@@ -129,3 +129,21 @@ def test_the_page_shows_every_experiment(tmp_path):
     assert "| ours, far |" in second
     assert "does not hold (not counted) |" in second
     assert second.rstrip().endswith("Reading: why")
+
+
+def test_arms_may_have_outcomes_on_splits_of_their_own(tmp_path):
+    found = frame.execute(reproduction([]), tmp_path / "work", {})
+    found["numbers"]["rank"] = {"seeds": {"mean": 0.5, "sd": 0.0}}
+    assert pages.splits_of(found)[-1] == "seeds"
+    pages.publish(found, "x", tmp_path)
+    line = next(line for line in (tmp_path / "reproductions.md").read_text().splitlines() if line.startswith("| rank"))
+    assert line.endswith("|  | 0.5000 ± 0.0000 |")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(-0.01, 0.05, "holds"), (-0.05, -0.03, "does not hold"), (-0.03, 0.05, "undecided")]
+)
+def test_a_margin_says_how_far_a_method_may_fall_short(low, high, verdict):
+    part = Part("as good", "a", "b", ("test",), margin=0.02)
+    assert frame.judge(low + part.margin, high + part.margin, part.worth) == verdict
+    assert "lies above -0.02" in part.rule

@@ -59,9 +59,12 @@ def _text(report: dict[str, Any]) -> str:
 
 
 def _measured(found: dict[str, Any]) -> list[str]:
-    arms = found["numbers"]
-    splits = list(next(iter(arms.values())))
-    rows = [(arm, *(f"{n[s]['mean']:.3f} ± {n[s]['sd']:.3f}" for s in splits)) for arm, n in arms.items()]
+    from pairtune.reproductions.pages import splits_of
+
+    arms, splits = found["numbers"], splits_of(found)
+    rows = [
+        (arm, *(f"{n[s]['mean']:.3f} ± {n[s]['sd']:.3f}" if s in n else "" for s in splits)) for arm, n in arms.items()
+    ]
     parts = [
         (
             p["name"],

@@ -57,9 +57,19 @@ def _parts(found: dict[str, Any]) -> list[str]:
 
 
 def _arms(found: dict[str, Any]) -> list[str]:
-    splits = list(next(iter(found["numbers"].values())))
+    splits = splits_of(found)
     lines = [f"| arm | {' | '.join(splits)} |", "|---|" + "---|" * len(splits)]
     for arm, numbers in found["numbers"].items():
-        cells = [f"{numbers[split]['mean']:.4f} ± {numbers[split]['sd']:.4f}" for split in splits]
+        cells = [_cell(numbers.get(split)) for split in splits]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return lines
+
+
+def splits_of(found: dict[str, Any]) -> list[str]:
+    """All splits on which some arm has outcomes, in the order in which they come up."""
+    return list(dict.fromkeys(split for numbers in found["numbers"].values() for split in numbers))
+
+
+def _cell(number: dict[str, float] | None) -> str:
+    """Mean and spread over seeds; nothing for a split that an arm has no outcomes on."""
+    return "" if number is None else f"{number['mean']:.4f} ± {number['sd']:.4f}"
