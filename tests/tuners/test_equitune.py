@@ -1,5 +1,7 @@
 """Invariance to a group: exact whatever the weights, equal to the paper's formulas, on images and on words."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -31,8 +33,9 @@ def tiny_vit(tmp_path_factory):
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    processor = '{"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}, "do_rescale": true}'
-    (folder / "preprocessor_config.json").write_text(processor)
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}
+    processor |= {"image_mean": [0.5], "image_std": [0.5], "do_rescale": True}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return folder
 
 
