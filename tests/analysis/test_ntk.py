@@ -177,7 +177,7 @@ def test_forward_selection_adds_the_layer_that_helps_most():
     kernels = {"flat": np.eye(4), "steep": np.diag([100.0, 1, 1, 1]), "gap": np.diag([0.0, 99, 99, 99])}
     steps = kernel_spectrum.forward_selection(kernels)
     assert steps[0].layer == "flat"
-    assert steps[0].bound is None and all(step.condition <= step.bound + 1e-9 for step in steps[1:])
+    assert steps[0].bound is None and all(step.condition <= (step.bound or 0.0) + 1e-9 for step in steps[1:])
     best_pair = min(("steep", "gap"), key=lambda name: np.linalg.cond(kernels["flat"] + kernels[name]))
     assert steps[1].layer == best_pair
 

@@ -129,7 +129,8 @@ def _reloaded_logits(base: Base, folder: Path) -> list[Tensor]:
 def _seen(model: torch.nn.Module, base: Base) -> list[Tensor]:
     """What a model says of as many images or recordings of noise."""
     out = model(**model_inputs(examples(base, len(PROMPTS))))
-    return [(getattr(out, "logits", None) if hasattr(out, "logits") else out.last_hidden_state).float().cpu()]
+    said: Tensor = out.logits if hasattr(out, "logits") else out.last_hidden_state
+    return [said.float().cpu()]
 
 
 def _answer(model: torch.nn.Module, base: Base, tokenizer: Any, text: str) -> Tensor:

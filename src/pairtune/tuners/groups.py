@@ -93,7 +93,7 @@ def _turned(turns: int, mirrored: bool) -> Callable[[Inputs], Inputs]:
 def _words(base: Base, cycles: Sequence[Sequence[str]]) -> Group:
     """The cyclic group that turns some cycles of words, on token ids [B, T]."""
     size = len(cycles[0])
-    step = torch.arange(base.model.get_input_embeddings().num_embeddings)
+    step = torch.arange(len(base.model.get_input_embeddings().weight))  # type: ignore[arg-type]
     seen: dict[int, str] = {}
     for cycle in cycles:
         for ids in _spellings(base, cycle):

@@ -40,7 +40,7 @@ def opened(kind: str, data: Path, run: Path) -> tuple[Any, Any, dict[str, Any], 
 
         source = Sounds(data, args.seed)
         model = pretrain_ast.build(args, source.classes)
-        sizes = {"sampling_rate": RATE, "num_mel_bins": BINS, "max_length": FRAMES}
+        sizes: Any = {"sampling_rate": RATE, "num_mel_bins": BINS, "max_length": FRAMES}
         processor = ASTFeatureExtractor(**sizes, mean=state["mean"], std=state["std"])
         measure, backbone = pretrain_ast.held_out, model.audio_spectrogram_transformer
     lm_checkpoint.load_weights(folder, model)
