@@ -14,10 +14,11 @@ regression on the base's pooled last block, fitted on ID training data. Nothing 
 The two forms rest on opposite thoughts. own: tuning makes the variant sure where it has learnt; where it is no surer
 than the base, the input is outside. distribution: a probe has learnt the same data as the variant; inside both say the
 same, outside they part. So `own` suits a base with labels of its own, `distribution` a probe; neither is the paper's.
-Measured with a probe (zoo:minilm, LoRA, demo:helpdesk; out_of_scope and shifted): AUROC 0.24 and 0.41 for `own`,
-which is worse than chance, 0.76 and 0.59 for `distribution`; mahalanobis reaches 0.97 and 0.83 there. On another set
-(BANKING77, held-out intents, a tuned head alone, where variant and probe are nearly the same model) both are worse than
-chance: 0.34 and 0.30, 0.19 and 0.17; relative-mahalanobis has 0.90. Without a base that answers by itself, take that.
+Measured with a probe (zoo:minilm, LoRA, demo:helpdesk; out_of_scope and shifted): AUROC 0.24 and 0.41 for `own`, which
+is worse than chance, 0.76 and 0.59 for `distribution`; mahalanobis reaches 0.97 and 0.83 there. On another set
+(BANKING77, held-out intents, `score PAIR --fit banking77 --choose`, a tuned head alone, which is nearly the probe) both
+are worse than chance: 0.34 and 0.30, 0.19 and 0.17; relative-mahalanobis has 0.90. Without a base that answers by
+itself, take that.
 """
 
 from __future__ import annotations
