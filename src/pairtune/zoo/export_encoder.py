@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pairtune.zoo import encoder_card, lm_checkpoint, pretrain_ast, pretrain_vit
+from pairtune.zoo.exported import replacing
 from pairtune.zoo.image_source import SIDE, Pictures
 from pairtune.zoo.sound_source import BINS, FRAMES, RATE, Sounds
 
@@ -55,21 +55,12 @@ def opened(kind: str, data: Path, run: Path) -> tuple[Any, Any, dict[str, Any], 
 def export(kind: str, data: Path, run: Path, out: Path, when: str, hardware: str) -> dict[str, float]:
     """Write the model folder, whole or not at all; returns the held-out accuracies."""
     backbone, processor, state, found = opened(kind, data, run)
-    part, old = out.with_name(out.name + ".part"), out.with_name(out.name + ".old")
-    for stale in (part, old):
-        shutil.rmtree(stale, ignore_errors=True)
-    part.mkdir(parents=True)
-    backbone.save_pretrained(part)
-    processor.save_pretrained(part)
-    count = sum(parameter.numel() for parameter in backbone.parameters())
-    text = encoder_card.card(kind, state, found, count, when, hardware)
-    (part / "README.md").write_text(text, encoding="utf-8")
-    for file in part.iterdir():
-        file.chmod(0o644)  # safetensors writes files that only their owner may read
-    if out.exists():
-        out.rename(old)
-    part.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    with replacing(out) as part:
+        backbone.save_pretrained(part)
+        processor.save_pretrained(part)
+        count = sum(parameter.numel() for parameter in backbone.parameters())
+        text = encoder_card.card(kind, state, found, count, when, hardware)
+        (part / "README.md").write_text(text, encoding="utf-8")
     return found
 
 

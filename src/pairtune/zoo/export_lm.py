@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from pairtune.zoo import lm_checkpoint
+from pairtune.zoo.exported import replacing
 from pairtune.zoo.lm_card import card
 
 
@@ -74,26 +75,17 @@ def export(corpus: Path, run: Path, out: Path, commands: str, when: str, hardwar
     model = LlamaForCausalLM(config)
     lm_checkpoint.load_weights(folder, model)
     model.bfloat16()
-    part, old = out.with_name(out.name + ".part"), out.with_name(out.name + ".old")
-    for stale in (part, old):
-        shutil.rmtree(stale, ignore_errors=True)
-    part.mkdir(parents=True)
-    # sampling is the default because greedy decoding of a model this small repeats itself
-    model.generation_config = GenerationConfig(
-        bos_token_id=0, eos_token_id=1, pad_token_id=2, do_sample=True, top_k=40, temperature=0.8
-    )
-    model.save_pretrained(part)
-    write_tokenizer(corpus / "tokenizer", part, config.max_position_embeddings)
-    losses = heldout_losses(model.float().eval(), corpus, manifest)
-    parameters = sum(p.numel() for p in model.parameters())
-    text = card(manifest, state, losses, parameters, commands, when, hardware)
-    (part / "README.md").write_text(text, encoding="utf-8")
-    for file in part.iterdir():
-        file.chmod(0o644)  # safetensors writes files that only their owner may read
-    if out.exists():
-        out.rename(old)
-    part.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    with replacing(out) as part:
+        # sampling is the default because greedy decoding of a model this small repeats itself
+        model.generation_config = GenerationConfig(
+            bos_token_id=0, eos_token_id=1, pad_token_id=2, do_sample=True, top_k=40, temperature=0.8
+        )
+        model.save_pretrained(part)
+        write_tokenizer(corpus / "tokenizer", part, config.max_position_embeddings)
+        losses = heldout_losses(model.float().eval(), corpus, manifest)
+        parameters = sum(p.numel() for p in model.parameters())
+        text = card(manifest, state, losses, parameters, commands, when, hardware)
+        (part / "README.md").write_text(text, encoding="utf-8")
     return losses
 
 
