@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from pairtune import registry
 from pairtune.errors import InputError
 from pairtune.pair.base import Base
 from pairtune.pair.label_ranking import LabelRanker
-from pairtune.pair.pair import Pair
+from pairtune.pair.pair import Layer, Pair
 
 TEXTS = [[1, 20, 31], [1, 8, 9, 30, 41, 22, 17], [1, 5]]
 LABELS = [[40, 2], [41, 42, 43, 2], [44, 42, 2], [2]]
@@ -51,6 +52,23 @@ def test_a_model_that_cannot_take_the_tree_is_ranked_by_rows(tmp_path):
     pair = Pair(Base.load(save(tmp_path / "bloom", BloomForCausalLM(config), tokenizer)))
     found = LabelRanker(pair, LABELS).rank(TEXTS)
     assert found[1, 1].item() == pytest.approx(plain(pair.model, TEXTS[1], LABELS[1]).item(), abs=1e-5)
+
+
+def test_logits_that_a_delta_moves_are_ranked_whichever_side_came_first(tiny_llama):
+    base = Base.load(tiny_llama)
+    tuner = registry.build("tuners", "linearized", {})
+    pair = Pair(base, [Layer(installed := tuner.install(base, base.model), lambda: tuner.extract(installed))])
+    with torch.no_grad():
+        for _, parameter in installed.trainable():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    ranker = LabelRanker(pair, LABELS)
+    with pair.off():
+        before = ranker.rank(TEXTS[:1])
+    assert ranker._tree and pair.by_head is False
+    found = ranker.rank(TEXTS[:1])
+    assert (found - before).abs().max() > 0.1
+    for k, label in enumerate(LABELS):
+        assert found[0, k].item() == pytest.approx(plain(pair.model, TEXTS[0], label).item(), abs=1e-4)
 
 
 def test_an_encoder_decoder_ranks_too(tiny_t5):

@@ -24,7 +24,7 @@ class Installed:
     Attributes:
         model: the module to call; it takes a batch's model inputs and returns an object with `.logits`.
         provides: what can be asked of it: "tokens", "labels", "masked", "scale", "merge", "identity_at_start",
-            "cacheable".
+            "cacheable"; and "moves_logits", where its logits are not the base's head on hidden states.
         lr_scales: learning rates of parameters as multiples of the run's, by name; 1 where none is given.
         no_decay: names of parameters that weight decay must not touch.
     """

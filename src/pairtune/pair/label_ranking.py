@@ -44,6 +44,8 @@ class LabelRanker:
         if any(len(text) == 0 for text in texts):
             raise InputError("a text has no tokens, so that no label can follow it")
         with evaluating(self.pair.model):
+            if not self.pair.by_head:
+                return self._rank_rows(texts)
             if self._tree is None:
                 self._tree = self._prove(texts[0])
             return self._rank_tree(texts) if self._tree else self._rank_rows(texts)
@@ -105,14 +107,14 @@ class LabelRanker:
             inputs = self.pair.inputs(
                 {"input_ids": source, "attention_mask": torch.ones_like(source), "labels": targets}
             )
-            return token_log_probs(call, inner, inputs, targets).sum(-1)
+            return token_log_probs(call, inner, inputs, targets, self.pair.by_head).sum(-1)
         rows = [torch.tensor(text + ids) for ids in self.labels]
         ids = pad_sequence(rows, batch_first=True)
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         targets = ids.masked_fill(mask == 0, -100)
         targets[:, : len(text)] = -100
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        return token_log_probs(call, inner, inputs, targets.to(device)).sum(-1)
+        return token_log_probs(call, inner, inputs, targets.to(device), self.pair.by_head).sum(-1)
 
 
 def _tree_mask(lengths: Tensor, width: int, branches: Tensor, offsets: Tensor) -> Tensor:

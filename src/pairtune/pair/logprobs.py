@@ -27,7 +27,9 @@ LOGITS_AT_ONCE = 1 << 22
 _NONE = -100  # a target that is not scored
 
 
-def token_log_probs(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any], targets: Tensor) -> Tensor:
+def token_log_probs(
+    call: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any], targets: Tensor, by_head: bool = True
+) -> Tensor:
     """log p(target at t | everything before t), per token.
 
     Args:
@@ -36,10 +38,11 @@ def token_log_probs(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, A
         inputs: model inputs of a batch [B, T].
         targets: [B, T] token ids; for a decoder-only model the token that position t - 1 predicts, for an
             encoder-decoder model the token that decoder position t predicts. Negative ids are not scored.
+        by_head: whether what is said is the head's product, as `Pair.by_head` has it; else the logits are read whole.
 
     Returns: [B, T] float32, 0 where the target is negative.
     """
-    if inner.config.is_encoder_decoder or not _can_slice(call, inner):
+    if inner.config.is_encoder_decoder or not by_head or not _separable(inner):
         return _by_rows(call, inner, inputs, targets)
     rows, length = targets.shape
     before = torch.arange(length - 1, device=targets.device).expand(rows, -1)
@@ -50,16 +53,16 @@ def token_log_probs(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, A
 def selected_log_probs(
     call: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any], places: Tensor, targets: Tensor
 ) -> Tensor:
-    """log p(target) as predicted at chosen positions of a decoder-only model.
+    """log p(target) as predicted at chosen positions of a decoder-only model, by its head.
 
     Args:
         places: [B, N] the positions whose outputs predict.
         targets: [B, N] what they should predict; negative ids are not scored.
 
-    Returns: [B, N] float32, 0 where the target is negative.
+    Returns: [B, N] float32, 0 where the target is negative. Raises `MissingView` where there is no such head.
     """
-    if not _can_slice(call, inner):
-        raise MissingView(f"{type(inner).__name__} has no separable language-model head, or a delta moves its logits")
+    if not _separable(inner):
+        raise MissingView(f"{type(inner).__name__} has no separable language-model head")
     hidden = _head_input(call, inner, inputs)[:, -inputs["input_ids"].shape[1] :]
     scored = targets >= 0
     rows = torch.arange(len(targets), device=hidden.device)[:, None].expand_as(targets)
@@ -104,10 +107,9 @@ def _head(inner: PreTrainedModel) -> Any:
     return head
 
 
-def _can_slice(call: nn.Module, inner: PreTrainedModel) -> bool:
-    """Whether what is said is the head's product: a module with a true `moves_logits` changes it behind the head."""
-    separable = inner.base_model is not inner and inner.get_output_embeddings() is not None
-    return separable and not any(getattr(module, "moves_logits", False) for module in call.modules())
+def _separable(inner: PreTrainedModel) -> bool:
+    """Whether the model has a head that can run without its backbone."""
+    return inner.base_model is not inner and inner.get_output_embeddings() is not None
 
 
 def _head_input(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any]) -> Tensor:

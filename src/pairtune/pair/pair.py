@@ -138,6 +138,11 @@ class Pair:
         """The module to call for the side that is on now."""
         return self.layers[self._active - 1].installed.model if self._active else self.base.model
 
+    @property
+    def by_head(self) -> bool:
+        """Whether what the side that is on says is the base's head on hidden states, and no delta moves it behind."""
+        return not any("moves_logits" in layer.installed.provides for layer in self.layers[: self._active])
+
     @contextlib.contextmanager
     def off(self) -> Iterator[Pair]:
         """The base alone, bit for bit, while inside."""

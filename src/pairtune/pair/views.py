@@ -84,9 +84,9 @@ def log_ratio(pair: Pair, batch: dict[str, Any]) -> LogRatio:
     if shared and not _proven(pair, shared, inputs, targets):
         shared = SharedBlocks([], 0)
     with pair.off(), evaluating(pair.model), shared.capture():
-        base = token_log_probs(pair.model, inner, inputs, targets)
+        base = token_log_probs(pair.model, inner, inputs, targets, pair.by_head)
     with evaluating(pair.model), shared.replay():
-        variant = token_log_probs(pair.model, inner, inputs, targets)
+        variant = token_log_probs(pair.model, inner, inputs, targets, pair.by_head)
     return LogRatio(variant, base, targets >= 0, "token")
 
 
@@ -100,7 +100,7 @@ def log_probs(pair: Pair, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     inputs = _with_positions(pair, batch)
     targets = scored_targets(pair, batch)
     with evaluating(pair.model):
-        return token_log_probs(pair.model, pair.base.model, inputs, targets), targets >= 0
+        return token_log_probs(pair.model, pair.base.model, inputs, targets, pair.by_head), targets >= 0
 
 
 @torch.inference_mode()
@@ -178,11 +178,11 @@ def _proven(pair: Pair, shared: SharedBlocks, inputs: dict[str, Any], targets: T
         few = {k: v[:2] if isinstance(v, Tensor) else v for k, v in inputs.items()}
         inner = pair.base.model
         with evaluating(pair.model):
-            plain = token_log_probs(pair.model, inner, few, targets[:2])
+            plain = token_log_probs(pair.model, inner, few, targets[:2], pair.by_head)
         with pair.off(), evaluating(pair.model), shared.capture():
-            token_log_probs(pair.model, inner, few, targets[:2])
+            token_log_probs(pair.model, inner, few, targets[:2], pair.by_head)
         with evaluating(pair.model), shared.replay():
-            quick = token_log_probs(pair.model, inner, few, targets[:2])
+            quick = token_log_probs(pair.model, inner, few, targets[:2], pair.by_head)
         pair._trusted[key] = bool((plain - quick).abs().max() <= PROOF_TOLERANCE)
         if not pair._trusted[key]:
             log.warning("the blocks below the delta do not give equal results here; both sides are computed in full")

@@ -29,7 +29,8 @@ class Tuner(Method):
             classification or regression head), "masked" (an encoder's head says hidden tokens), "scale" (base + alpha ·
             delta has a meaning), "merge" (it can be added into the base's weights), "identity_at_start" (before the
             first step the variant is the base), "cacheable" (it trains from activations that the frozen base computes
-            once; see `cache.py`).
+            once; see `cache.py`), "moves_logits" (it changes them behind the base's head, so that what it says is read
+            off its logits).
         families: the model families that it can be installed on; modalities: what these may read.
         default_lr: peak learning rate that is a sensible start.
         trainable_share: of all numbers of zoo:tiny-lm, how many train with the default settings (two digits); of

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class Linearized(Tuner):
     """The base's tangent plane; every step costs a plain pass and a pass with derivatives."""
 
-    provides = frozenset({"tokens", "labels", "masked", "scale", "identity_at_start"})
+    provides = frozenset({"tokens", "labels", "masked", "scale", "identity_at_start", "moves_logits"})
     default_lr = 1e-4
     trainable_share = 1.0
 

@@ -26,12 +26,7 @@ class LinearizedModel(nn.Module):
     Args:
         base: the base. call: the module to call for the stack below.
         point: θ0 of a new head, by names in memory. deltas: θ − θ0 by names in memory.
-
-    Attributes:
-        moves_logits: that its logits are not the head's product with hidden states.
     """
-
-    moves_logits = True
 
     def __init__(self, base: Base, call: nn.Module, point: Mapping[str, Tensor], deltas: Mapping[str, nn.Parameter]):
         super().__init__()
@@ -102,7 +97,7 @@ class InstalledLinearized(Installed):
         self._deltas = {name: nn.Parameter(torch.zeros_like(current[name])) for name in names}
         self._heads = {name: current[name].detach().clone() for name in names if name in base.new_names}
         model = LinearizedModel(base, call, self._heads, self._deltas)
-        super().__init__(model.eval(), {base.view or "labels", "scale", "identity_at_start"})
+        super().__init__(model.eval(), {base.view or "labels", "scale", "identity_at_start", "moves_logits"})
         self.base = base
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
