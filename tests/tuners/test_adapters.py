@@ -10,7 +10,7 @@ from pairtune.errors import InputError
 from pairtune.pair.base import Base
 from pairtune.pair.names import blocks
 from pairtune.tuners.phm import PHMBottleneck, PHMLinear, Rule
-from pairtune.tuners.sublayers import sublayers
+from pairtune.pair.sublayers import sublayers
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 CONFIGS = {

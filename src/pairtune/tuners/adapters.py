@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pairtune.tuners.beside import Beside, InstalledBeside
 from pairtune.tuners.dense import InstalledDense
-from pairtune.tuners.sublayers import Sublayers, sublayers
+from pairtune.pair.sublayers import Sublayers, sublayers
 
 if TYPE_CHECKING:
     from pairtune.pair.base import Base

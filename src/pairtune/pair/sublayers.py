@@ -36,15 +36,15 @@ class Sublayers:
 def sublayers(name: str, block: nn.Module) -> Sublayers:
     """The halves of one block. Raises `InputError` naming the block where they cannot be told apart."""
     selves, crosses = _attentions(block)
-    linears = _linears(block)
-    own = [(path, module) for path, module in linears if _within(path, selves) and not _within(path, crosses)]
-    feed = [(path, module) for path, module in linears if not _within(path, [*selves, *crosses])]
+    layers = linears(block)
+    own = [(path, module) for path, module in layers if _within(path, selves) and not _within(path, crosses)]
+    feed = [(path, module) for path, module in layers if not _within(path, [*selves, *crosses])]
     if not own:
-        raise InputError(f"{name}: no self-attention is found in {type(block).__name__}; adapters need one")
+        raise InputError(f"{name}: no self-attention is found in {type(block).__name__}, and this method needs one")
     if len(feed) < 2:
         raise InputError(
-            f"{name}: {len(feed)} linear layers are found outside of attention in {type(block).__name__}; adapters "
-            "need a plain feed-forward part (mixtures of experts have none)"
+            f"{name}: {len(feed)} linear layers are found outside of attention in {type(block).__name__}; this "
+            "method needs a plain feed-forward part (mixtures of experts have none)"
         )
     norms = tuple(module for _, module in block.named_modules() if "norm" in type(module).__name__.lower())
     return Sublayers(own[0][1], own[-1][1], feed[0][1], feed[-1][1], norms)
@@ -65,16 +65,17 @@ def _attentions(block: nn.Module) -> tuple[list[str], list[str]]:
     return selves, crosses
 
 
-def _linears(block: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The outermost linear layers, also those that an adapter below has wrapped."""
+def linears(block: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The outermost linear layers inside a module by name, also those that an adapter has wrapped."""
     found: list[tuple[str, nn.Module]] = []
     for path, module in block.named_modules():
-        if path and not _within(path, [one for one, _ in found]) and _is_linear(module):
+        if path and not _within(path, [one for one, _ in found]) and is_linear(module):
             found.append((path, module))
     return found
 
 
-def _is_linear(module: Any) -> bool:
+def is_linear(module: Any) -> bool:
+    """Whether a module is a linear layer by what it has: `nn.Linear`, a quantised or a wrapped one, a Conv1D."""
     return (hasattr(module, "in_features") and hasattr(module, "out_features")) or type(module).__name__ == "Conv1D"
 
 
