@@ -28,7 +28,7 @@ from pairtune.analysis.answers import ask, evenly
 from pairtune.analysis.paired import Difference, compare
 from pairtune.analysis.path import ALPHAS as BEYOND
 from pairtune.analysis.path import MAIN, Curve, Items, along, point, scored_splits
-from pairtune.analysis.predict import Reader
+from pairtune.analysis.predict import Reader, readable
 from pairtune.analysis.progress import Steps
 from pairtune.analysis.report import Document, Report
 from pairtune.analysis.sweep import ALPHAS, LOSS, ROWS, VALIDATION, Barrier, on_line, summed_up
@@ -118,6 +118,7 @@ def connectivity(
 
     Raises `InputError` for a task without rows to score, `BaseMismatch` for a tuned variant of another base.
     """
+    task = readable(moved, task, list(scored_splits(task)))
     name, rows, there = _rows(task, everything)
     kind, missing = task.kind, {}
     lines: dict[str, tuple[Pair, Callable[[], Line]]] = {}  # with the pair on whose model the line lies

@@ -14,6 +14,7 @@ from pairtune.analysis.evaluate import Evaluation, compared
 from pairtune.analysis.flips import Flips
 from pairtune.analysis.forgetting import Forgetting, General
 from pairtune.analysis.path import Path
+from pairtune.analysis.predict import readable
 from pairtune.analysis.progress import Steps
 from pairtune.analysis.report import Document, Figure, Report, Section
 from pairtune.analysis.typicality import TokenRatios
@@ -92,6 +93,8 @@ def diff(
     splits = [name for name in task.splits if name == "test" or name.startswith("ood/")] if task else []
     if task is not None and not splits:
         splits = [name for name in task.splits if name == "validation"] or list(task.splits)
+    if task is not None:
+        task = readable(first, task, list(dict.fromkeys([*splits, *path.scored_splits(task)])))
     plain = first.base.family == "causal" and all("tokens" in pair.views for pair in named.values())
     known = forgetting.general_task(general, rows)
     answerable = [name for name in splits if task and len(scorable(task, task.split(name))[0])]

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from pairtune.analysis.answers import BASE, Answers, gather
+from pairtune.analysis.answers import BASE, Answers, gather, same_base
 from pairtune.analysis.paired import Difference, compare
+from pairtune.analysis.predict import readable
 from pairtune.analysis.report import Document, Report, Section
 from pairtune.pair.pair import Pair
 
@@ -63,6 +64,7 @@ def evaluate(
     """
     named = {"variant": pairs} if isinstance(pairs, Pair) else dict(pairs)
     chosen = splits or [name for name in task.splits if name == "test" or name.startswith("ood/")]
+    task = readable(same_base(named), task, chosen, max_length)
     return compared(gather(named, task, chosen, generate=generate, max_length=max_length))
 
 

@@ -24,6 +24,7 @@ from pairtune.analysis.answers import scorable, spread
 from pairtune.analysis.kernel_spectrum import KernelFacts, Step, facts, forward_selection
 from pairtune.analysis.layer_paths import layer_groups
 from pairtune.analysis.linearity import Linearity, linearity
+from pairtune.analysis.predict import readable
 from pairtune.analysis.report import Document, Report
 from pairtune.analysis.row_loss import RowLoss
 from pairtune.analysis.tangent_kernel import covered, kernels
@@ -90,7 +91,7 @@ def ntk(pair: Pair, task: Task, *, rows: int = ROWS, halves: bool = False) -> NT
     """
     if "train" not in task.splits:
         raise InputError(f"{task.name}: there is no train split (splits: {', '.join(task.splits)})")
-    split = spread(scorable(task, task.split("train"))[0], rows)
+    split = spread(scorable(task, readable(pair, task, ["train"]).split("train"))[0], rows)
     if len(split) < 2:
         raise InputError(f"{task.name}: its train split has {len(split)} rows with a target, expected at least 2")
     base = pair.base

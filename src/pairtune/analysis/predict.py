@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import torch
 from pairtune.data.buckets import WRITING, batches, tokens_a_batch
 from pairtune.data.collate import Collator
 from pairtune.data.encode import Encoder
+from pairtune.data.fitting import fitting
 from pairtune.errors import InputError
 from pairtune.pair.greedy import greedy
 from pairtune.pair.label_ranking import LabelRanker
@@ -57,6 +58,11 @@ class Reader:
     def ranks_labels(self) -> bool:
         """Whether classes are told apart by log p(label | text) rather than by a head."""
         return self.task.kind == "classification" and self.pair.base.family != "encoder"
+
+
+def readable(pair: Pair, task: Task, splits: Collection[str], max_length: int | None = None) -> Task:
+    """The task, these splits of it without the rows whose text to write the base cannot hold; they are told."""
+    return fitting(Reader(pair, task, max_length).encoder, task, splits)
 
 
 @torch.inference_mode()

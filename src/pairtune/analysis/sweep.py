@@ -26,6 +26,7 @@ from pairtune.analysis.answers import evenly
 from pairtune.analysis.behaviour import RISING
 from pairtune.analysis.paired import ENDS, Difference, compare, resampled
 from pairtune.analysis.path import MAIN, Curve, Items, along, curve, point, scored_splits
+from pairtune.analysis.predict import readable
 from pairtune.analysis.progress import Steps
 from pairtune.analysis.report import Document, Report
 from pairtune.errors import InputError
@@ -170,6 +171,9 @@ def sweep(pairs: Pair | Mapping[str, Pair], task: Task, *, layers: bool = False,
     for a task that cannot be scored.
     """
     way = route(pairs)
+    task = readable(
+        way.pair, task, list(scored_splits(task)) + (["train"] if layers and "train" in task.splits else [])
+    )
     there = scored_splits(task)
     if not there:
         raise InputError(f"{task.name}: no split but train has rows with a target, so that nothing can be scored")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pairtune.data.forms import IGNORED, RowError
+from pairtune.data.forms import IGNORED, RowError, TooLong
 from pairtune.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def conversations(encoder: Encoder, rows: Sequence[Mapping[str, Any]], text_only
             found.append({"input_ids": ids, **({"cut": True} if cut else {})})
             continue
         if not any(mask[1:]):
-            raise RowError(i, f"no assistant turn begins within max_length {encoder.max_length}; raise it")
+            raise TooLong(i, f"no assistant turn begins within max_length {encoder.max_length}; raise it")
         labels = [IGNORED, *(token if said else IGNORED for token, said in zip(ids[1:], mask[1:], strict=True))]
         found.append({"input_ids": ids, "labels": labels, "target": mask, **({"cut": True} if cut else {})})
     return found

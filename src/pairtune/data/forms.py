@@ -22,6 +22,10 @@ class RowError(Exception):
         super().__init__(message)
 
 
+class TooLong(RowError):
+    """A row of which what is to be learnt does not fit into `max_length`."""
+
+
 def sources(encoder: Encoder, rows: Rows) -> list[Features]:
     """What an encoder reads: the text columns as one text, or as a pair where the model is made for pairs.
 
@@ -66,7 +70,7 @@ def translated(encoder: Encoder, rows: Rows) -> list[Features]:
     found = sources(encoder, rows)
     for i, (features, target) in enumerate(zip(found, _completions(encoder, rows), strict=True)):
         if target is not None and len(target) > encoder.max_length:
-            raise RowError(i, _too_long(len(target), encoder.max_length))
+            raise TooLong(i, _too_long(len(target), encoder.max_length))
         if target is not None:
             features["labels"] = target
     return found
@@ -98,7 +102,7 @@ def _completed(
     else:
         room = encoder.max_length - len(start) - len(completion or [])
     if room < 0:
-        raise RowError(position, _too_long(len(completion or []), encoder.max_length - len(start)))
+        raise TooLong(position, _too_long(len(completion or []), encoder.max_length - len(start)))
     text = start + ids[max(0, len(ids) - room) :]
     whole = text if text_only else text + (completion or [])
     unscored = len(text) if encoder.completion_only else max(1, len(start))

@@ -21,7 +21,7 @@ from pairtune.analysis.answers import Side, ask, scorable, spread
 from pairtune.analysis.behaviour import RISING
 from pairtune.analysis.paired import Difference, compare
 from pairtune.analysis.path import MAIN
-from pairtune.analysis.predict import Reader
+from pairtune.analysis.predict import Reader, readable
 from pairtune.analysis.progress import Steps
 from pairtune.analysis.searched import Searched, Tried
 from pairtune.errors import InputError
@@ -107,7 +107,7 @@ def search_merges(
 
     Raises `InputError` for tasks without validation rows or a metric that they do not have.
     """
-    grounds = {name: _ground(name, task, rows) for name, task in tasks.items()}
+    grounds = {name: _ground(name, first, task, rows) for name, task in tasks.items()}
     metric = _metric(tasks, metric)
     merger, paths = _merger(models, base or first.base.source, bool(first.base.new_names))
     seats: queue.SimpleQueue[Seat] = queue.SimpleQueue()
@@ -149,11 +149,12 @@ def _told(step: Callable[[str], None], sign: int, metric: str) -> Callable[[Tria
     return tell
 
 
-def _ground(name: str, task: Task, rows: int) -> Ground:
+def _ground(name: str, first: Pair, task: Task, rows: int) -> Ground:
     if "validation" not in task.splits:
         raise InputError(
             f"{name}: has no validation split, and merges are not chosen on the rows that they are tested on"
         )
+    task = readable(first, task, [split for split in ("validation", "test") if split in task.splits])
     there, _ = scorable(task, task.split("validation"))
     if not len(there):
         raise InputError(f"{name}: no row of the validation split has a target")

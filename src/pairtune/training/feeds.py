@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pairtune.data import Collator, Encoded, Encoder, Packed, batches
 from pairtune.data.augment import WAYS, Augmenter
+from pairtune.data.fitting import fitting
 from pairtune.data.masking import Masker
 from pairtune.data.packing import prove_apart
 from pairtune.errors import InputError
@@ -75,6 +76,7 @@ class Feeds:
         length = training.max_length or longest_input(base)
         only = getattr(objective.settings, "completion_only", None)
         encoder = Encoder(task, tokenizer or base.tokenizer, base.family, length, view=view, completion_only=only)
+        task = fitting(encoder, task, [name for name in ("train", "validation") if name in task.splits])
         train = encoder.split(task.split("train"))
         held = encoder.split(task.split("validation")) if "validation" in task.splits else None
         rows: Encoded | Packed = train

@@ -118,16 +118,18 @@ class CorDA(Tuner):
     def _context(self, base: Base) -> list[dict[str, Any]]:
         """Rows spread over the training split of the task `data`, encoded for the base."""
         from pairtune.data import Collator, Encoder, Task
+        from pairtune.data.fitting import fitting
 
         own = self.settings
         task = Task.load(own.data)
         if "train" not in task.splits:
             raise InputError(f"tuner.data: {task.name} has no train split; corda reads no other")
-        split = task.split("train")
         longest = getattr(base.model.config.get_text_config(), "max_position_embeddings", None) or own.length
         plain = base.family == "encoder" and task.kind in ("lm", "seq2seq")
         view = "masked" if plain else None
-        encoded = Encoder(task, base.tokenizer, base.family, min(own.length, longest), view=view).split(split)
+        encoder = Encoder(task, base.tokenizer, base.family, min(own.length, longest), view=view)
+        split = fitting(encoder, task, ["train"]).split("train")
+        encoded = encoder.split(split)
         numbers = list(range(0, len(split), max(1, len(split) // own.rows)))[: own.rows]
         collate = Collator(base.tokenizer, base.family)
         parts = [numbers[start : start + _ROWS_AT_ONCE] for start in range(0, len(numbers), _ROWS_AT_ONCE)]

@@ -19,6 +19,7 @@ from torch import Tensor
 from pairtune.data.as_tuned import task_for
 from pairtune.data.collate import Collator
 from pairtune.data.encode import Encoder
+from pairtune.data.fitting import fitting
 from pairtune.errors import InputError, NonFiniteError
 from pairtune.merging import Merge
 from pairtune.merging.inputs.sources import Source
@@ -107,7 +108,8 @@ def _samples(source: Source, base: Source | None, data: str, count: int) -> Samp
     pair = _alone(source, base)
     task = task_for(pair, data)
     _check_labels(source.label, task, pair)
-    rows = task.split("train")
+    encoder = Encoder(task, pair.tokenizer, pair.base.family, longest_input(pair.base))
+    rows = fitting(encoder, task, ["train"]).split("train")
     few = min(len(rows), count)
     return Samples(source, pair, task, rows.select([i * len(rows) // few for i in range(few)]))
 
