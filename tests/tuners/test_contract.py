@@ -11,6 +11,7 @@ from pairtune import registry
 from pairtune.errors import DeltaMismatch, MissingView
 from pairtune.pair.base import Base
 from pairtune.pair.delta import Delta
+from pairtune.pair.greedy import greedy
 from pairtune.pair.installed import SwappedParameters
 from pairtune.pair.outputs import Outputs
 from pairtune.pair.pair import Layer, Pair, evaluating
@@ -264,6 +265,26 @@ def test_the_log_ratio_is_that_of_its_logits(case):
     found = pair.log_ratio({**inputs, "labels": labels})
     torch.testing.assert_close((found.variant - found.base)[:, shift:], expected, atol=2e-4, rtol=1e-4)
     assert expected.abs().max() > 1e-4
+
+
+def test_it_writes_what_its_logits_say(case):
+    tuner, _, folder = case
+    base, installed, pair = install(tuner, folder)
+    step(installed, base.family)
+    if "tokens" not in pair.views:
+        pytest.skip("it has no tokens view")
+    row = [1, 5, 6, 12]
+    written = greedy(pair, [row], 2, 0)[0]
+    assert written
+    for place in range(len(written)):
+        inputs = {"input_ids": torch.tensor([row + written[:place]])}
+        if base.family == "seq2seq":
+            start = [base.model.config.decoder_start_token_id]
+            inputs = {"input_ids": torch.tensor([row]), "decoder_input_ids": torch.tensor([start + written[:place]])}
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        with torch.no_grad(), evaluating(pair.model):
+            logits = pair.model(**inputs).logits[0, -1]
+        assert logits[written[place]] > logits.max() - 1e-4
 
 
 def test_the_first_changed_block_is_not_later_than_the_first_that_changes(case):

@@ -10,6 +10,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from pairtune import registry
 from pairtune.errors import ConfigError, InputError
 from pairtune.pair.base import Base
+from pairtune.pair.greedy import greedy
 from pairtune.pair.modality import IMAGE
 from pairtune.pair.pair import Layer, Pair
 from pairtune.tuners.equitune_model import Invariant, InvariantModel, weight_network
@@ -134,6 +135,69 @@ def test_words_turn_together_and_the_answer_stays(tiny_bert):
     assert (logits[4] - logits[0]).abs().max() > 1e-4
 
 
+def speaking(folder, **settings):
+    base = Base.load(folder)
+    torch.manual_seed(1)
+    tuner = registry.build("tuners", "equitune", {"group": "words", "cycles": CYCLES, **settings})
+    installed = tuner.install(base, base.model)
+    with torch.no_grad():
+        for parameter in installed.model.side.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return base, installed, make_group(base, "words", CYCLES).tokens
+
+
+def said(call, ids):
+    """log p(next token), [B, T, V], float64."""
+    with torch.no_grad():
+        return call(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.double().log_softmax(-1)
+
+
+@pytest.mark.parametrize("mode", ["lambda", "equitune", "equizero"])
+def test_a_language_model_says_the_turned_words_of_a_turned_text(tiny_llama, mode):
+    base, installed, turns = speaking(tiny_llama, mode=mode)
+    text = "the cat is red and the dog was not a big man in blue"
+    ids = base.tokenizer(text, return_tensors="pt")["input_ids"]
+    found = said(installed.model, ids)
+    assert (said(base.model, ids) - found).abs().max() > 1e-2
+    for turn in turns[1:]:
+        moved = turn[ids]
+        assert not torch.equal(moved, ids)
+        # What is said of a word is said of the one that takes its place.
+        torch.testing.assert_close(said(installed.model, moved)[..., turn], found, atol=1e-5, rtol=0)
+        assert (said(base.model, moved)[..., turn] - said(base.model, ids)).abs().max() > 1e-2
+    later = ids.clone()
+    later[:, -1] = 7
+    torch.testing.assert_close(said(installed.model, later)[:, :-1], found[:, :-1], atol=1e-6, rtol=0)
+
+
+def test_the_words_of_a_language_model_are_combined_as_in_the_paper(tiny_llama):
+    ids = torch.tensor([[1, 6, 9, 12, 7, 4], [1, 7, 30, 6, 5, 6]])
+    base, installed, turns = speaking(tiny_llama, mode="equitune")
+    copies = [said(base.model, turn[ids]) for turn in turns]
+    back = torch.stack([copy[..., turn] for copy, turn in zip(copies, turns, strict=True)]).exp()
+    torch.testing.assert_close(said(installed.model, ids).exp(), back.mean(0), atol=1e-6, rtol=0)
+    _, installed, _ = speaking(tiny_llama, mode="equizero")
+    sharpest = (-back * back.log()).sum(-1).argmin(0)
+    assert len(sharpest.unique()) > 1
+    expected = back.take_along_dim(sharpest[None, ..., None], 0)[0]
+    expected[:, 0] = back[:, :, 0].mean(0)  # before the first word of a cycle all copies are one
+    torch.testing.assert_close(said(installed.model, ids).exp(), expected, atol=1e-6, rtol=0)
+
+
+def test_it_writes_what_it_says(tiny_llama):
+    base, installed, _ = speaking(tiny_llama, mode="equizero", train="nothing")
+    pair = Pair(base, [Layer(installed, lambda: None)])
+    rows = [[1, 6, 9, 7], [1, 8, 6]]
+    written = greedy(pair, rows, 3, 0)
+    for row, following in zip(rows, written, strict=True):
+        ids = list(row)
+        for _ in range(3):
+            ids.append(int(said(pair.model, torch.tensor([ids]))[0, -1].argmax()))
+        assert following == ids[len(row) :]
+    with pair.off():
+        assert greedy(pair, rows, 3, 0) != written
+
+
 def test_the_gradient_of_a_selection_is_that_of_the_mean(tiny_vit):
     gradients = []
     for mode in ("equizero", "equitune"):
@@ -182,6 +246,7 @@ def test_saved_weights_load_with_equal_answers(tiny_vit, tmp_path):
     ("settings", "says"),
     [
         ({"mode": "equizero", "train": "weights"}, "has no weights to train"),
+        ({"mode": "lambda", "train": "nothing"}, "have to be trained"),
         ({"group": "words"}, "cycles: needed by the group words"),
         ({"cycles": [["a", "b"]]}, "and by no other"),
         ({"group": "words", "cycles": [["a", "b"], ["c"]]}, "all of one length"),

@@ -141,12 +141,10 @@ def _rates(text: str | None) -> list[float] | None:
 
 
 def _text(report: dict[str, Any]) -> str:
-    rows = [
-        ("pair", report["out"]),
-        ("steps", report["steps"]),
-        ("kept", f"the state after step {report['chosen_step']}"),
-    ]
-    rows.append(("learning rate", f"{report['lr']:g}"))
+    rows = [("pair", report["out"]), ("steps", report["steps"] or "none: nothing trains")]
+    if report["steps"]:
+        rows.append(("kept", f"the state after step {report['chosen_step']}"))
+        rows.append(("learning rate", f"{report['lr']:g}"))
     for point in report.get("sweep", {}).get("points", []):
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in point["metrics"].items())
         rows.append((f"  tried {point['lr']:g}", metrics or point["failed"]))

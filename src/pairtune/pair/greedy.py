@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pairtune.pair.pair import evaluating
+from pairtune.pair.views import with_positions
 
 if TYPE_CHECKING:
     from pairtune.pair.pair import Pair
@@ -21,17 +23,41 @@ def greedy(pair: Pair, rows: Sequence[Sequence[int]], new_tokens: int, pad_id: i
     Args:
         rows: token ids, at least one each; padded on the left by `pad_id`, so that all continue at one place.
     """
-    model: Any = pair.model
     reversed_rows = [torch.tensor(list(row)[::-1]) for row in rows]
     ids = pad_sequence(reversed_rows, True, pad_id).flip(1).to(pair.base.device)
     mask = pad_sequence([torch.ones_like(row) for row in reversed_rows], True, 0).flip(1).to(pair.base.device)
     with evaluating(pair.model):
-        found = model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=new_tokens, pad_token_id=pad_id
-        )
+        if pair.by_head:
+            # What stands beside a base is called by the base's own modules.
+            model: Any = pair.model if hasattr(pair.model, "generate") else pair.base.model
+            found = model.generate(
+                input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=new_tokens, pad_token_id=pad_id
+            )
+        else:
+            found = _by_logits(pair, ids, mask, new_tokens)
     start = ids.shape[1] if pair.base.family == "causal" else 1  # an encoder-decoder's begins with its start token
     ends = _ends(pair)
     return [_until(row, ends) for row in found[:, start:].tolist()]
+
+
+def _by_logits(pair: Pair, ids: Tensor, mask: Tensor, new_tokens: int) -> Tensor:
+    """The same for a delta that moves logits behind the head, which the model's own `generate` does not see."""
+    causal = pair.base.family == "causal"
+    model: Any = pair.base.model
+    written = ids if causal else ids.new_full((len(ids), 1), model.config.decoder_start_token_id)
+    ends = torch.tensor(sorted(_ends(pair)), device=ids.device)
+    open_rows = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+    for _ in range(new_tokens):
+        read = {"input_ids": written} if causal else {"input_ids": ids, "decoder_input_ids": written}
+        inputs = with_positions(pair, {**read, "attention_mask": mask})
+        following = pair.model(**inputs).logits[:, -1].argmax(-1)
+        written = torch.cat([written, following[:, None]], 1)
+        if causal:
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        open_rows &= ~torch.isin(following, ends)
+        if not open_rows.any():
+            break
+    return written
 
 
 def _ends(pair: Pair) -> set[int]:

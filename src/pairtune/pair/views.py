@@ -76,7 +76,7 @@ def log_ratio(pair: Pair, batch: dict[str, Any]) -> LogRatio:
 
     if "tokens" not in pair.views:
         return _label_ratio(pair, batch)
-    inputs = _with_positions(pair, batch)
+    inputs = with_positions(pair, batch)
     targets = scored_targets(pair, batch)
     _check_ids(pair, batch)
     inner = pair.base.model
@@ -97,7 +97,7 @@ def log_probs(pair: Pair, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
     if "tokens" not in pair.views:
         raise MissingView("log_probs needs a language-model head; this pair has an encoder base")
-    inputs = _with_positions(pair, batch)
+    inputs = with_positions(pair, batch)
     targets = scored_targets(pair, batch)
     with evaluating(pair.model):
         return token_log_probs(pair.model, pair.base.model, inputs, targets, pair.by_head), targets >= 0
@@ -125,11 +125,11 @@ def hidden_states(pair: Pair, batch: dict[str, Any], layers: list[int]) -> dict[
     if wrong:
         raise InputError(f"layer {wrong[0]}: this model has layers 0 (embeddings) to {len(blocks)}")
     with evaluating(pair.model), collect_hidden(blocks, wanted) as found:
-        pair.model(**_with_positions(pair, batch))
+        pair.model(**with_positions(pair, batch))
     return {layer: found[index] for layer, index in zip(layers, wanted, strict=True)}
 
 
-def _with_positions(pair: Pair, batch: dict[str, Any]) -> dict[str, Any]:
+def with_positions(pair: Pair, batch: dict[str, Any]) -> dict[str, Any]:
     """The model's inputs; a decoder-only model's positions count real tokens whatever the padding side."""
     inputs = pair.inputs(batch)
     if pair.base.family == "causal" and "attention_mask" in inputs:

@@ -25,7 +25,6 @@ def digest(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return found
 
 
-@torch.no_grad()
 def prove_delta(pair: Pair, before: Mapping[str, str], batch: dict[str, Any]) -> None:
     """Raise unless tuning has changed a parameter of the top delta, and with it an output.
 
@@ -39,6 +38,12 @@ def prove_delta(pair: Pair, before: Mapping[str, str], batch: dict[str, Any]) ->
         raise NonFiniteError(f"after tuning, {broken[0]} holds NaN or infinite values ({len(broken)} such tensors)")
     if digest(now) == dict(before):
         raise PairtuneError(f"tuning changed nothing: all {len(now)} tensors of the delta are as before the first step")
+    prove_effect(pair, batch)
+
+
+@torch.no_grad()
+def prove_effect(pair: Pair, batch: dict[str, Any]) -> None:
+    """Raise unless the outputs of a batch with and without the top delta differ."""
     batch = {k: v.to(pair.base.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
     with evaluating(pair.model):
         variant = pair.forward(batch).logits

@@ -23,7 +23,7 @@ from pairtune.training.loop import PairTrainer
 from pairtune.training.oom import OutOfMemory, is_out_of_memory
 from pairtune.training.preflight import preflight
 from pairtune.training.progress import Progress
-from pairtune.training.proofs import digest, prove_delta
+from pairtune.training.proofs import digest, prove_delta, prove_effect
 from pairtune.training.signals import Signals, Stopped
 from pairtune.training.validation import Validation
 
@@ -54,6 +54,8 @@ def train_stage(
     first: Layer | None = None,
 ) -> dict[str, Any]:
     """Put the stage's delta on the pair and train it; the best checkpoint by validation is what stays.
+
+    A delta in which nothing trains is validated and kept as it is; what is set of training has no say then.
 
     Args:
         earlier: the delta of the stage before, taken off the pair, for a tuner that learns from it where to tune.
@@ -104,19 +106,25 @@ def train_stage(
         features=caches.get("train"),
     )
     feeds.passes = lambda: trainer.order.epoch
-    steps = total_steps(training, feeds.rows)
-    flight = preflight(trainer, steps)
-    if trainer.is_world_process_zero():
-        Console(stderr=True).print(flight.table())
-    before = digest(installed.state())
-    found = _resumed(trainer, folder, resume, allow_drift)
-    _train(trainer, found, title)
-    pair.model.eval()
-    best = trainer.state.best_global_step
-    if best is not None and best != trainer.state.global_step:
-        checkpoint.load_delta(trainer, folder / f"checkpoint-{best}")
-    prove_delta(pair, before, feeds.train([0]))
-    record["training"] = result = _result(trainer, lr, flight.to_dict())
+    flight = None
+    if pair.trainable():
+        flight = preflight(trainer, total_steps(training, feeds.rows))
+        if trainer.is_world_process_zero():
+            Console(stderr=True).print(flight.table())
+        before = digest(installed.state())
+        found = _resumed(trainer, folder, resume, allow_drift)
+        _train(trainer, found, title)
+        pair.model.eval()
+        best = trainer.state.best_global_step
+        if best is not None and best != trainer.state.global_step:
+            checkpoint.load_delta(trainer, folder / f"checkpoint-{best}")
+        prove_delta(pair, before, feeds.train([0]))
+    else:
+        log.info("%s: nothing trains, so that no step is taken", title)
+        if feeds.validates:
+            trainer.evaluate()
+        prove_effect(pair, feeds.train([0]))
+    record["training"] = result = _result(trainer, lr, flight.to_dict() if flight else None)
     if keep_delta and trainer.is_world_process_zero():
         with staged_folder(folder / "delta") as staging:
             installed.write(staging)
@@ -183,6 +191,9 @@ def _train(trainer: PairTrainer, found: Path | None, title: str) -> None:
             problem = f"memory ran out outside of a batch ({str(error).splitlines()[0]})"
         else:
             problem = None
+        finally:
+            for constraint in trainer.constraints.values():
+                constraint.finish(trainer.pair)
     if problem is not None:
         raise OutOfMemory(f"{problem}; a tuner with fewer trainable parameters or quantize 4bit need less")
     if stop.stopped:
@@ -193,7 +204,7 @@ def _train(trainer: PairTrainer, found: Path | None, title: str) -> None:
         )
 
 
-def _result(trainer: PairTrainer, lr: float, flight: dict[str, Any]) -> dict[str, Any]:
+def _result(trainer: PairTrainer, lr: float, flight: dict[str, Any] | None) -> dict[str, Any]:
     state = trainer.state
     chosen = state.best_global_step if state.best_global_step is not None else state.global_step
     lines = [line for line in state.log_history if line.get("step") == chosen and "eval_loss" in line]

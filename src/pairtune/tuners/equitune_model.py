@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from pairtune.pair.base import Base
 
 
+# Costs that differ by less are equal: an input that some elements leave as it is has one answer for all of them, but in
+# words that are turned back differently. Their mean is what keeps a selection equivariant.
+_TIE = 1e-5
+
+
 class Invariant(nn.Module):
     """Combines |G| answers to one.
 
@@ -38,7 +43,10 @@ class Invariant(nn.Module):
         self.score = score
 
     def forward(self, answers: Tensor, features: Tensor | None) -> Tensor:
-        """log p(y | x), [B, C] float32, from log p(y | g x), [|G|, B, C], and features of g x, [|G|, B, d]."""
+        """log p(y | x), [B, C] float32, from log p(y | g x), [|G|, B, C], and features of g x, [|G|, B, d].
+
+        With positions, [|G|, B, T, V] and [|G|, B, T, d], every position is combined by itself.
+        """
         if self.score is not None:
             assert features is not None
             weights = self.score(features).squeeze(-1).log_softmax(0)
@@ -46,12 +54,13 @@ class Invariant(nn.Module):
         mean = answers.logsumexp(0) - torch.tensor(float(len(answers))).log()
         if self.mode == "equitune":
             return mean
-        chosen = self.cost(answers).argmin(0)
-        selected = answers[chosen, torch.arange(answers.shape[1], device=answers.device)]
+        cost = self.cost(answers)
+        best = cost <= cost.amin(0) + _TIE
+        selected = answers.masked_fill(~best.unsqueeze(-1), -torch.inf).logsumexp(0) - best.sum(0).log().unsqueeze(-1)
         return mean + (selected - mean).detach()
 
     def cost(self, answers: Tensor) -> Tensor:
-        """The proxy [|G|, B], least for the transform to select."""
+        """The proxy [|G|, B] (or [|G|, B, T]), least for the transform to select."""
         if self.proxy == "confidence":
             return -answers.amax(-1)
         return -(answers.exp() * answers).sum(-1)
@@ -78,6 +87,7 @@ class InvariantModel(Beside):
         super().__init__(base, call, side)
         self._group, self._tuned = group, tuned
         self._last = [base.blocks[-1][1]]  # in a list, so that it is no submodule twice
+        self._speaks = base.view == "tokens"
 
     def forward(self, **inputs: Any) -> Any:
         if not self.active:
@@ -90,18 +100,24 @@ class InvariantModel(Beside):
         else:
             features, logits = self._read(orbit)
         shape = (len(self._group), -1)
-        answers = logits.float().log_softmax(-1)
-        combined = self.side(answers.unflatten(0, shape), None if features is None else features.unflatten(0, shape))
-        return ModelOutput(logits=combined)
+        answers = logits.float().log_softmax(-1).unflatten(0, shape)
+        if self._speaks:
+            answers = self._group.back(answers)
+        return ModelOutput(logits=self.side(answers, None if features is None else features.unflatten(0, shape)))
 
     def _read(self, orbit: dict[str, Any], frozen: bool = False) -> tuple[Tensor | None, Tensor]:
-        """Features of the orbit (detached) and the logits; by the weights below this delta where `frozen`."""
+        """Features of the orbit (detached) and the logits; by the weights below this delta where `frozen`.
+
+        A language model's features are those of each position, which has read the tokens before it and no other.
+        """
         wanted = [1] if self.side.score is not None else []
         with self._below() if frozen else contextlib.nullcontext(), collect_hidden(self._last, wanted) as found:
             logits = self.base_model(**orbit).logits
         if not wanted:
             return None, logits
         hidden = found[1].detach()
+        if self._speaks:
+            return F.layer_norm(hidden, hidden.shape[-1:]), logits
         mask = orbit.get("attention_mask")
         mask = torch.ones(hidden.shape[:2], device=hidden.device) if mask is None else mask
         vector = pool(hidden, mask, "mean")
@@ -125,12 +141,12 @@ def install_invariant(
     """Put the combination on a base.
 
     Args:
-        settings: of the tuner. trains: "weights", "base" or "both".
+        settings: of the tuner. trains: "weights", "base", "both" or "nothing".
         weights: the network of λ of an earlier stage, which then stays as it is.
 
-    Raises `InputError` where only the weights would train over a head that nothing has trained.
+    Raises `InputError` where the base would not train although nothing has trained its head.
     """
-    if trains == "weights":
+    if trains in ("weights", "nothing"):
         now = plain_parameters(base.model)
         if any(now[name] is base.parameters[name] for name in base.new_names):
             raise InputError(
@@ -143,10 +159,10 @@ def install_invariant(
         score = copy.deepcopy(weights) or weight_network(base.hidden_size, settings.hidden, settings.dropout)
         if trains == "base":
             fix(score)
-    tuned = None if trains == "weights" else InstalledDense(base, base.parameters, (), call)
+    tuned = InstalledDense(base, base.parameters, (), call) if trains in ("base", "both") else None
     side = Invariant(settings.mode, settings.proxy, score).to(base.device)
     model = InvariantModel(base, call, side, group, tuned).eval()
-    return InstalledBeside(model, {"labels"}, tuned)
+    return InstalledBeside(model, {"tokens", "moves_logits"} if base.view == "tokens" else {"labels"}, tuned)
 
 
 def fix(module: nn.Module) -> None:

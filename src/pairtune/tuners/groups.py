@@ -1,7 +1,8 @@
 """Finite groups that act on what a model reads: turned and mirrored images, and words that can stand for one another.
 
-An action changes a batch's inputs and nothing else; element 0 is always the identity. Only labels that a group leaves
-as they are make sense of an invariant model: a turned 6 is a 9.
+An action changes a batch's inputs; element 0 is always the identity. What a language model says is in words, too, and
+has to be turned back before it can be compared. A classifier's labels stay: only those that a group leaves as they are
+make sense of an invariant model, and a turned 6 is a 9.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pairtune.pair.base import Base
 
 Inputs = dict[str, Any]
+_IDS = (TEXT.key, "decoder_input_ids")
 _TURNS = tuple((turns, False) for turns in range(4))
 _MIRRORED = tuple((turns, True) for turns in range(4))
 # Elements as (quarter turns, mirrored first); "flip" is the half turn, which mirrors both axes.
@@ -34,10 +36,15 @@ IMAGE_GROUPS: dict[str, tuple[tuple[int, bool], ...]] = {
 
 @dataclass(frozen=True)
 class Group:
-    """The elements of a group as functions on a batch's inputs."""
+    """The elements of a group as functions on a batch's inputs.
+
+    Attributes:
+        tokens: [|G|, V] for words: the id that each element puts in every id's place.
+    """
 
     name: str
     actions: tuple[Callable[[Inputs], Inputs], ...]
+    tokens: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -52,6 +59,15 @@ class Group:
             key: torch.cat([copy[key] for copy in copies]) if isinstance(value, Tensor) else value
             for key, value in inputs.items()
         }
+
+    def back(self, said: Tensor) -> Tensor:
+        """What a language model says to the orbit, [|G|, ..., V], in the words of the untransformed input.
+
+        The inverse acts on the vocabulary: log p(v) is what the model says of the id that stands for v in that copy.
+        """
+        assert self.tokens is not None
+        tokens = self.tokens.to(said.device)
+        return torch.stack([one[..., ids] for one, ids in zip(said, tokens, strict=True)])
 
 
 def make_group(base: Base, name: str, cycles: Sequence[Sequence[str]]) -> Group:
@@ -92,8 +108,11 @@ def _turned(turns: int, mirrored: bool) -> Callable[[Inputs], Inputs]:
 
 def _words(base: Base, cycles: Sequence[Sequence[str]]) -> Group:
     """The cyclic group that turns some cycles of words, on token ids [B, T]."""
-    size = len(cycles[0])
-    step = torch.arange(len(base.model.get_input_embeddings().weight))  # type: ignore[arg-type]
+    size, rows = len(cycles[0]), base.vocabulary_rows
+    head: Any = base.model.get_output_embeddings() if base.view == "tokens" else None
+    if head is not None and len(head.weight) != rows:
+        raise InputError(f"group words: {base.source} reads {rows} tokens and says {len(head.weight)}")
+    step = torch.arange(rows)
     seen: dict[int, str] = {}
     for cycle in cycles:
         for ids in _spellings(base, cycle):
@@ -104,7 +123,7 @@ def _words(base: Base, cycles: Sequence[Sequence[str]]) -> Group:
     powers = [torch.arange(len(step))]
     for _ in range(size - 1):
         powers.append(step[powers[-1]])
-    return Group("words", tuple(_exchanged(power) for power in powers))
+    return Group("words", tuple(_exchanged(power) for power in powers), torch.stack(powers))
 
 
 def _spellings(base: Base, cycle: Sequence[str]) -> list[list[int]]:
@@ -131,7 +150,6 @@ def _single(base: Base, word: str) -> int | None:
 
 def _exchanged(power: Tensor) -> Callable[[Inputs], Inputs]:
     def act(inputs: Inputs) -> Inputs:
-        ids = inputs[TEXT.key]
-        return inputs | {TEXT.key: power.to(ids.device)[ids]}
+        return inputs | {key: power.to(inputs[key].device)[inputs[key]] for key in _IDS if key in inputs}
 
     return act
