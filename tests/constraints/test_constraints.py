@@ -11,6 +11,7 @@ from pairtune.constraints.kl import KL
 from pairtune.constraints.l2sp import L2SP
 from pairtune.errors import ConfigError, MissingView
 
+from .directed import a_file
 from .pairs import dense_pair
 
 BATCH = {
@@ -128,9 +129,11 @@ CHEAPEST = {"freeze": {"embeddings": True}}
 
 
 @pytest.mark.parametrize("name", sorted(registry.methods("constraints")))
-def test_contract_every_constraint_prepares_keeps_the_base_and_gives_what_it_says(tiny_llama, name):
+def test_contract_every_constraint_prepares_keeps_the_base_and_gives_what_it_says(tiny_llama, tmp_path, name):
     """Contract of the protocol, for every registered constraint with its defaults on a dense delta."""
-    constraint = registry.build("constraints", name, CHEAPEST.get(name, {}))
+    needed = [one.name for one in registry.find("constraints", name).settings if one.required]
+    files = {"directions": a_file(tmp_path)[1]} if "directions" in needed else {}
+    constraint = registry.build("constraints", name, CHEAPEST.get(name, {}) | files)
     assert isinstance(constraint, Constraint)
     pair = dense_pair(tiny_llama, noise=0.05)
     checksum = pair.base.checksum()
@@ -152,4 +155,6 @@ def test_contract_every_constraint_prepares_keeps_the_base_and_gives_what_it_say
     assert len(names) == len(set(names))
     assert set(names) <= dict(pair.trainable()).keys()
     assert all(p.grad is None or p.grad.isfinite().all() for _, p in pair.trainable())
+    constraint.finish(pair)
+    assert not any(block._forward_hooks for _, block in pair.base.blocks)
     pair.verify_base(checksum)

@@ -46,6 +46,9 @@ class Constraint(Method):
     def after_step(self, pair: Pair) -> None:
         """Called after the optimizer's step."""
 
+    def finish(self, pair: Pair) -> None:
+        """Called when training has ended, however it did: take off the model what `prepare` put on it."""
+
     def parameter_groups(self, pair: Pair) -> list[ParameterGroup] | None:
         """Learning-rate factors by name of trainable parameter; a name that is absent keeps the factor 1."""
         return None
