@@ -87,7 +87,7 @@ def pick(kind: str, family: str, provides: Collection[str]) -> str:
     fitting = [name for name in registry.methods("objectives") if not misfit(name, kind, family, provides)]
     if not fitting:
         raise InputError(
-            f"no objective fits a {kind} task on {family} models with a tuner that provides "
+            f"no objective fits a task of kind {kind} on {family} models with a tuner that provides "
             f"{', '.join(sorted(provides)) or 'nothing'} (objectives: {', '.join(registry.methods('objectives'))})"
         )
     return fitting[0]
