@@ -150,7 +150,7 @@ def test_auto_picks_by_task_family_and_what_the_tuner_provides(kind, family, pro
 
 
 def test_impossible_combinations_are_refused_by_name():
-    with pytest.raises(InputError, match="no objective fits a lm task on encoder models"):
+    with pytest.raises(InputError, match="no objective fits a task of kind lm on encoder models"):
         pick("lm", "encoder", LM_TUNER)
     assert (
         misfit("lm", "lm", "causal", {"labels"})
