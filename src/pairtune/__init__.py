@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pairtune.analysis.diff import diff
+    from pairtune.analysis.edits import measure_edits
     from pairtune.analysis.evaluate import evaluate
     from pairtune.analysis.sweep import sweep
     from pairtune.data.task import Task
+    from pairtune.editing.edit import edit
     from pairtune.merging.engine.run import merge
     from pairtune.merging.rebase.pair import rebase
     from pairtune.merging.search.loop import search_merge
@@ -33,6 +35,8 @@ _HOME = {
     "tune": "pairtune.training.run",
     "evaluate": "pairtune.analysis.evaluate",
     "diff": "pairtune.analysis.diff",
+    "edit": "pairtune.editing.edit",
+    "measure_edits": "pairtune.analysis.edits",
     "sweep": "pairtune.analysis.sweep",
     "merge": "pairtune.merging.engine.run",
     "rebase": "pairtune.merging.rebase.pair",
@@ -47,7 +51,9 @@ __all__ = [
     "Pair",
     "Task",
     "diff",
+    "edit",
     "evaluate",
+    "measure_edits",
     "merge",
     "methods",
     "rebase",
