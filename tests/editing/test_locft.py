@@ -13,11 +13,14 @@ from pairtune import Pair, edit
 from pairtune.data.fact_tokens import FactTokens
 from pairtune.data.facts import Facts
 from pairtune.editing.locft.batches import EditBatches
+from pairtune.editing.locft.loop import Loop
 from pairtune.editing.locft.optimizer import Master
 from pairtune.editing.locft.ways import WAYS
 from pairtune.errors import ConfigError, DataError, InputError, NonFiniteError, ResumeMismatch
 from pairtune.pair.base import Base
+from pairtune.pair.pair import Layer
 from pairtune.training.signals import Stopped
+from pairtune.tuners.located import Located
 
 PLACE = "3:mlp.down_proj"
 NAME = "model.layers.3.mlp.down_proj.weight"
@@ -99,11 +102,34 @@ def test_it_is_the_paper_s_algorithm(sharp, method, size, lr):
 
 
 def test_a_batch_weighs_every_edit_alike_whatever_its_length_and_padding(sharp):
-    pair = Pair(Base.load(sharp))
+    base = Base.load(sharp)
+    pair = Pair(base, [Layer(Located(at=PLACE).install(base, base.model), lambda: None)])
     batches = EditBatches(pair, FactTokens(pair.tokenizer).pairs(Facts.read(ROWS)))
     together = batches.losses(range(len(ROWS)))
     alone = torch.cat([batches.losses([i]) for i in range(len(ROWS))])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_blocks_below_the_place_run_once_for_every_edit(sharp):
+    base = Base.load(sharp)
+    seen = {0: 0, 3: 0}
+    hooks = [
+        base.blocks[i][1].mlp.register_forward_pre_hook(lambda _m, args, i=i: seen.update({i: seen[i] + len(args[0])}))
+        for i in seen
+    ]
+    made = edit(ROWS, base, at=PLACE, batch_size=2, epochs=4).top.record["training"]
+    for hook in hooks:
+        hook.remove()
+    # Beside training: all edits once, four in the plain pass of the proof, one on both sides in the last proof.
+    assert made["updates"] == 20 and seen[0] == 5 + 4 + 2 and seen[3] == 20 + 5 + 8 + 2
+
+
+def test_a_shortcut_that_gives_other_losses_is_not_taken(sharp, caplog):
+    base = Base.load(sharp)
+    base.blocks[1][1].register_forward_hook(lambda _m, _a, out: out + 1e-2 * torch.randn_like(out))
+    caplog.set_level("WARNING", "pairtune")
+    edit(ROWS, base, at=PLACE, epochs=1)
+    assert "they run at every step" in caplog.text
 
 
 def test_bounded_tuning_keeps_every_number_within_its_bound(sharp):
@@ -151,15 +177,15 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(sharp, tmp_path, monkeypatch,
     settings = {"method": method, "at": PLACE, "lr": 2e-2, "epochs": 6, "seed": 1}
     settings |= {"batch_size": 2} if method == "locft-bf" else {}
     whole = edit(ROWS, str(sharp), **settings)
-    calls, losses = [], EditBatches.losses
+    calls, step = [], Loop.step
 
-    def interrupted(self, numbers):
-        calls.append(numbers)
+    def interrupted(self):
+        calls.append(self.state.at)
         if len(calls) == 8:
             os.kill(os.getpid(), signal.SIGINT)
-        return losses(self, numbers)
+        step(self)
 
-    monkeypatch.setattr(EditBatches, "losses", interrupted)
+    monkeypatch.setattr(Loop, "step", interrupted)
     out = tmp_path / "out"
     with pytest.raises(Stopped, match=r"checkpoint-8 is kept, --resume continues") as stopped:
         edit(ROWS, str(sharp), out, **settings)

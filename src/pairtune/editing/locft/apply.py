@@ -47,6 +47,7 @@ def apply(pair: Pair, facts: Facts, chosen: Settings, work: Path) -> None:
     installed = tuner.install(pair.base, pair.model)
     record: dict[str, Any] = {"tuner": {"name": name, **values}, "training": {}}
     pair.push(Layer(installed, lambda: tuner.extract(installed), record))
+    pair.model.eval()  # dropout off: the same run twice is the same delta
     try:
         record["training"] = _trained(pair, EditBatches(pair, pairs), facts, chosen, how, place, work)
     except BaseException:
@@ -58,7 +59,6 @@ def _trained(
     pair: Pair, batches: EditBatches, facts: Facts, chosen: Settings, how: Way, place: str | None, work: Path
 ) -> dict[str, Any]:
     """Train the top delta; what the card says of it."""
-    pair.model.eval()  # dropout off: the same run twice is the same delta
     installed, size = pair.top.installed, min(chosen.batch_size or how.batch_size, len(facts))
     lr = chosen.lr or _usual_rate(installed, how)
     settings = {**chosen.model_dump(), "at": place, "lr": lr, "batch_size": size}
