@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import pairtune
-from pairtune.errors import BaseMismatch
+from pairtune.errors import BaseMismatch, PairtuneError
 from pairtune.merging.engine.run import merge
+from pairtune.merging.outputs import check
 from pairtune.pair.checkpoint import Checkpoint
 
 
@@ -77,3 +78,28 @@ def test_classifiers_of_images(tiny_vit, tmp_path):
     assert len(mean.config.id2label) > 1 and mean.config.id2label == fitted.config.id2label
     one, other = Checkpoint(tmp_path / "mean"), Checkpoint(tmp_path / "fitted")
     assert any(not torch.allclose(one[name], other[name], atol=1e-5) for name in one if one[name].ndim == 2)
+    for name in ("mean", "fitted"):
+        asked = json.loads((tmp_path / name / "merge.json").read_text())["check"]
+        assert asked["largest_difference"] < 1e-5 < asked["spread"]
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "clip", "clip tower"])
+def test_the_written_classifier_has_what_its_class_has(kind, tmp_path):
+    from tests.data.media_files import photos
+    from tests.pair.test_modality import models, saved
+
+    base, data = saved(tmp_path / "base", models(kind)), photos(tmp_path / "pictures", {"train": 4, "validation": 4})
+    for seed in (0, 1):
+        config = {"base": str(base), "data": str(data), "training": {"lr": 0.01, "max_steps": 2}, "seed": seed}
+        pairtune.tune(config | {"tuner": "full", "out": str(tmp_path / str(seed))})
+    merge([tmp_path / "0", tmp_path / "1"], tmp_path / "mean", "linear")
+    found = json.loads((tmp_path / "mean" / "merge.json").read_text())["check"]
+    assert found["largest_difference"] < 1e-5 < found["spread"]
+
+
+def test_a_merge_of_images_that_is_not_its_definition_is_not_kept(tiny_vit, tmp_path, monkeypatch):
+    exact = check._exact
+    monkeypatch.setattr(check, "_exact", lambda step: exact(step) * 1.2)
+    with pytest.raises(PairtuneError, match="outputs differ from those of the definition"):
+        merge([tiny_vit, tiny_vit], tmp_path / "mean", "linear")
+    assert not (tmp_path / "mean").exists()

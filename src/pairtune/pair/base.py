@@ -121,7 +121,7 @@ class Base:
         base = cls(
             model=model,
             pristine=skeleton(model),
-            tokenizer=_reader(folder, config, modality),
+            tokenizer=reader_of(folder, config, modality),
             source=name,
             revision=revision,
             family=family,
@@ -248,7 +248,7 @@ def family_of(config: transformers.PretrainedConfig) -> Family:
     return "encoder"
 
 
-def _reader(folder: Path, config: Any, modality: Modality) -> Any:
+def reader_of(folder: Path, config: Any, modality: Modality) -> Any:
     """The tokenizer, or what takes its place."""
     if modality is TEXT:
         return hub.load_tokenizer(folder)

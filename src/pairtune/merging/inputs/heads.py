@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from pairtune.errors import BaseMismatch, InputError
 from pairtune.merging.engine.plan import Step
-from pairtune.merging.inputs.compare import config_of
 from pairtune.merging.inputs.sources import Source
+from pairtune.pair.base import family_of
 from pairtune.pair.card import CARD_FILE, Card
-from pairtune.pair.heads import HEAD_KINDS
-from pairtune.pair.modality import modality_of
+from pairtune.pair.heads import HEAD_KINDS, model_class
+from pairtune.pair.names import Names
 
 
 def with_head(steps: list[Step], models: Sequence[Source], home: Source) -> tuple[list[Step], dict[str, Any]]:
@@ -38,15 +40,13 @@ def with_head(steps: list[Step], models: Sequence[Source], home: Source) -> tupl
                 "cannot be merged"
             )
     kind, labels = tasks[first]
-    name, prefix = _head_class(home)
-    own = [step if step.name in new else replace(step, stored_as=f"{prefix}.{step.name}") for step in steps]
-    changes = {
-        "architectures": [name],
-        "problem_type": HEAD_KINDS[kind],
-        "id2label": {str(i): label for i, label in enumerate(labels)},
-        "label2id": {label: i for i, label in enumerate(labels)},
-    }
-    return own if not any(n.startswith(prefix + ".") for n in home.names) else steps, changes
+    model, changes = _classifier(home, kind, labels)
+    prefix = model.base_model_prefix
+    if not any(name.startswith(prefix + ".") for name in home.names):
+        steps = [step if step.name in new else replace(step, stored_as=f"{prefix}.{step.name}") for step in steps]
+    names = Names(model, [step.key for step in steps])
+    # What the model with a head does not have (a pooler, CLIP's text tower) would make its checkpoint unreadable.
+    return [step for step in steps if names.memory(step.key) is not None], changes
 
 
 def _task(model: Source) -> tuple[str, list[str]] | None:
@@ -60,16 +60,28 @@ def _task(model: Source) -> tuple[str, list[str]] | None:
     return task["kind"], labels
 
 
-def _head_class(home: Source) -> tuple[str, str]:
-    """transformers' class with a classification head for this base, and the prefix of the base's names in it."""
-    import transformers
+def _classifier(home: Source, kind: str, labels: list[str]) -> tuple[Any, dict[str, Any]]:
+    """The base with a head for these labels, without memory for its tensors, and what its configuration says besides.
 
+    Raises `InputError` where transformers has no head for it.
+    """
     from pairtune.pair import hub
 
     assert home.folder is not None
     config = hub.load_config(home.folder)
-    mapping = getattr(transformers, modality_of(config).auto_class)._model_mapping
-    if type(config) not in mapping.keys():
-        raise InputError(f"transformers has no classification head for {config_of(home).get('model_type')}")
-    found: Any = mapping[type(config)]
-    return found.__name__, found.base_model_prefix
+    auto_class, settings, _ = model_class(config, family_of(config), kind, labels)
+    changes = {
+        "problem_type": HEAD_KINDS[kind],
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+    made = settings.pop("config", None)
+    if (
+        made is not None and config.model_type != made.model_type
+    ):  # an image tower alone becomes a part of its classifier
+        changes |= {"model_type": made.model_type, "vision_config": config.to_dict()}
+    for name, value in settings.items():
+        setattr(config, name, value)
+    with torch.device("meta"):
+        model = auto_class._from_config(made) if made is not None else auto_class.from_config(config)
+    return model, {"architectures": [type(model).__name__], **changes}

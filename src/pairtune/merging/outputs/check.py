@@ -14,9 +14,11 @@ from torch import Tensor
 from pairtune.errors import PairtuneError
 from pairtune.merging.engine import compute
 from pairtune.pair import hub
-from pairtune.pair.base import family_of
+from pairtune.pair.base import family_of, reader_of
 from pairtune.pair.export import PROMPTS, TOLERANCE
+from pairtune.pair.modality import modality_of
 from pairtune.pair.names import Names
+from pairtune.pair.processor import PROCESSOR_FILE, Processor
 
 if TYPE_CHECKING:
     from pairtune.merging.engine.plan import Step
@@ -26,14 +28,15 @@ if TYPE_CHECKING:
 def check_outputs(job: Job, folder: Path) -> dict[str, Any]:
     """Load what was written, then put in its place what the definition gives in float32, unrounded; compare logits.
 
-    The figures for the card; a reason under "skipped" where there is nothing to ask (no tokenizer, no such class) or
-    the model does not fit into memory. Raises `PairtuneError` where the outputs differ by more than the rounding to the
-    stored type explains.
+    The figures for the card; a reason under "skipped" where there is nothing to ask (no tokenizer or processor, no such
+    class) or the model does not fit into memory. Raises `PairtuneError` where the outputs differ by more than the
+    rounding to the stored type explains.
     """
     if reason := _too_large(job):
         return {"skipped": reason}
-    if not (folder / "config.json").exists() or not (folder / "tokenizer_config.json").exists():
-        return {"skipped": "there is no configuration and tokenizer, so that nothing can be asked"}
+    readers = ("tokenizer_config.json", PROCESSOR_FILE)
+    if not (folder / "config.json").exists() or not any((folder / name).exists() for name in readers):
+        return {"skipped": "there is no configuration with a tokenizer or processor, so that nothing can be asked"}
     model, tokenizer, family = _load(folder)
     if model is None:
         return {"skipped": "this transformers has no class for it"}
@@ -107,7 +110,7 @@ def _source(job: Job) -> str:
 
 
 def _load(folder: Path) -> tuple[Any, Any, str]:
-    """The model in float32 (None where transformers lacks its class), the tokenizer, and the family."""
+    """The model in float32 (None where transformers lacks its class), its tokenizer or processor, and the family."""
     import transformers
 
     config = hub.load_config(folder)
@@ -116,7 +119,7 @@ def _load(folder: Path) -> tuple[Any, Any, str]:
     if cls is None:
         return None, None, ""
     model, _ = hub.load_model(cls, folder, dtype=torch.float32)
-    return model.eval(), hub.load_tokenizer(folder), family_of(config)
+    return model.eval(), reader_of(folder, config, modality_of(config)), family_of(config)
 
 
 @torch.no_grad()
@@ -140,11 +143,17 @@ def _exact(step: Step) -> Tensor:
 
 @torch.inference_mode()
 def _answers(model: Any, tokenizer: Any, family: str) -> list[Tensor]:
+    if isinstance(tokenizer, Processor):  # as many images or recordings of noise
+        seen = torch.stack([torch.from_numpy(tokenizer.example(i)) for i in range(len(PROMPTS))])
+        return [_said(model(**{tokenizer.modality.key: seen}))]
     found = []
     for text in PROMPTS:
         inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
         if family == "seq2seq":
             inputs["decoder_input_ids"] = inputs["input_ids"][:, :4]
-        out = model(**inputs)
-        found.append(out.logits if getattr(out, "logits", None) is not None else out.last_hidden_state)
+        found.append(_said(model(**inputs)))
     return found
+
+
+def _said(out: Any) -> Tensor:
+    return out.logits if getattr(out, "logits", None) is not None else out.last_hidden_state
