@@ -1,7 +1,7 @@
 """First experiment: a real domain shift. Product reviews, tuned on books, tested on four other domains.
 
-A frozen 22 M-parameter sentence encoder (`zoo:minilm`), 400 training and 200 validation reviews, the first 48 tokens of
-each, 300 test reviews a domain.
+A frozen 22 M-parameter sentence encoder (`zoo:minilm`), 300 training and 200 validation reviews, the first 48 tokens of
+each, 200 test reviews a domain.
 """
 
 from __future__ import annotations
