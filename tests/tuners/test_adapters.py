@@ -183,6 +183,22 @@ def test_a_convolution_sees_neighbours_and_no_padding(tiny_bert):
     assert (difference > 0).tolist() == [False, True, True, True, False, False]
 
 
+def test_a_residual_connection_is_where_it_is_asked_for(tiny_bert):
+    load = {"task": "classification", "labels": ["a", "b"]}
+    for form, residual in (("parallel", True), ("parallel", None), ("sequential", False), ("sequential", None)):
+        settings = {"reduction": 4, "kernel": 3, "form": form, "residual": residual}
+        base, _, found = installed("conformer-adapter", settings, tiny_bert, **load)
+        assert ("identity_at_start" in found.provides) == (residual is None)
+        block, seen = base.blocks[0][1], {}
+        block.intermediate.dense.register_forward_pre_hook(lambda _m, a, seen=seen: seen.update(u=a[0]))
+        block.output.dense.register_forward_hook(lambda _m, a, out, seen=seen: seen.update(inner=a[0], out=out))
+        with torch.no_grad():
+            found.model(input_ids=torch.tensor([[1, 5, 9, 12]]))
+            f = block.output.dense.forward(seen["inner"])  # without hooks; the adapters themselves are zero yet
+        expected = f if residual is None else f + seen["u"] if form == "parallel" else torch.zeros_like(f)
+        assert torch.allclose(seen["out"], expected, atol=1e-6), form
+
+
 def test_wrong_settings_are_one_sentence(tiny_bert, tiny_llama):
     load = {"task": "classification", "labels": ["a", "b"]}
     with pytest.raises(InputError, match="must divide the width"):

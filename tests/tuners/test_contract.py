@@ -269,10 +269,10 @@ def test_the_log_ratio_is_that_of_its_logits(case):
 
 def test_it_writes_what_its_logits_say(case):
     tuner, _, folder = case
+    if "tokens" not in tuner.provides or load(folder).family == "encoder":
+        pytest.skip("it has no tokens view")
     base, installed, pair = install(tuner, folder)
     step(installed, base.family)
-    if "tokens" not in pair.views:
-        pytest.skip("it has no tokens view")
     row = [1, 5, 6, 12]
     written = greedy(pair, [row], 2, 0)[0]
     assert written

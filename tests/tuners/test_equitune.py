@@ -143,7 +143,9 @@ def speaking(folder, **settings):
     with torch.no_grad():
         for parameter in installed.model.side.parameters():
             parameter.add_(torch.randn_like(parameter))
-    return base, installed, make_group(base, "words", CYCLES).tokens
+    tokens = make_group(base, "words", CYCLES).tokens
+    assert tokens is not None
+    return base, installed, tokens
 
 
 def said(call, ids):

@@ -25,11 +25,10 @@ import random
 from typing import Any
 
 import numpy as np
-import torch
 
-from pairtune.analysis.predict import Reader, head_outputs
 from pairtune.data.task import Task
 from pairtune.pair.pair import Pair
+from pairtune.reproductions.encoders.arms import count_trainable, right
 from pairtune.reproductions.frame import Part, Reproduction, Results
 from pairtune.reproductions.sources import rows_of, write_task
 from pairtune.training.run import tune
@@ -67,7 +66,7 @@ def run(results: Results, settings: dict[str, Any]) -> None:
                 if results.missing(arm_of(arm, size), seed):
                     pair = _tuned(results, arm, size, rate, seed, settings)
                     right = _right(pair, task, "test", settings)
-                    _count(results, arm, pair)
+                    count_trainable(results, arm, pair)
                     results.add(arm_of(arm, size), seed, {"test": right})
                     log.info("%s, seed %d: %.4f", arm_of(arm, size), seed, right.mean())
     results.note("note's rule", notes_rule(results))
@@ -100,15 +99,6 @@ def _rate(results: Results, arm: str, settings: dict[str, Any]) -> float:
     return results.choose(arm, settings["full rates" if arm == FULL else "rates"], trial)
 
 
-def _count(results: Results, arm: str, pair: Pair) -> None:
-    """Trainable numbers of an arm: all, and without the base's norms and the head."""
-    own = [(name, p.numel()) for name, p in pair.top.installed.trainable()]
-    counts = dict(results.notes.get("trainable numbers", {}))
-    if arm not in counts:
-        beside = sum(size for name, size in own if name.startswith("side."))
-        results.note("trainable numbers", counts | {arm: {"all": sum(size for _, size in own), "adapters": beside}})
-
-
 def _tuned(results: Results, arm: str, size: int, rate: float, seed: int, settings: dict[str, Any]) -> Pair:
     """One run; nothing of it stays on disk."""
     steps = settings["steps"][str(size)]
@@ -127,10 +117,7 @@ def _tuned(results: Results, arm: str, size: int, rate: float, seed: int, settin
 
 
 def _right(pair: Pair, task: Task, split: str, settings: dict[str, Any]) -> np.ndarray:
-    """1 for right and 0 for wrong, by row."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings["precision"] == "bf16"):
-        found = head_outputs(Reader(pair, task, settings["max_length"]), task.split(split))
-    return (found.argmax(1) == np.array([task.target(row) for row in task.split(split)])).astype(float)
+    return right(pair, task, split, settings["precision"], settings["max_length"])
 
 
 def _task(results: Results, size: int, settings: dict[str, Any]) -> Task:

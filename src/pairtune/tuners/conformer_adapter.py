@@ -5,12 +5,12 @@ neighbours belong together, as in sound, a depth-wise convolution in the bottlen
 token alone cannot.
 
     A(u) = P_out SiLU(BN(DW_k(GLU(P_in u))))      P_in: d → 2b, P_out: b → d, zero at the start; DW_k: over T, k wide
-    parallel:  f ← f + A(u)        sequential:  f ← A(f) + f       f: [B, T, d] a half's contribution; b = d / reduction
+    parallel:  f ← f + A(u) [+ u]  sequential:  f ← A(f) [+ f]     f: [B, T, d] a half's contribution; b = d / reduction
 
-The norms before the adapted halves, the last norm and the head train, too; the paper's preferred forms are the ones
-given: no residual connection of its own in parallel, one in sequence. The tokens keep the model's order, so that
-neighbours are those of the flattened patches, class tokens included. Padding is hidden from the convolution; the batch
-norm's running statistics are part of the delta.
+The norms before the adapted halves, the last norm and the head train, too. The paper prefers no residual connection of
+its own in parallel and one in sequence, as is the default here; the other way round, the model does not begin as the
+base. The tokens keep the model's order, so that neighbours are those of the flattened patches, class tokens included.
+Padding is hidden from the convolution; the batch norm's running statistics are part of the delta.
 
 Departures: all of the base's normalisation layers train. Models that read from left to right are refused, since the
 convolution would show them the next token.
@@ -48,6 +48,9 @@ class ConformerAdapter(Tuner):
         kernel: int = Field(31, ge=1, description="tokens that the convolution sees at once; odd")
         form: Literal["parallel", "sequential"] = Field("parallel", description="beside a half, or behind it")
         where: Literal["ffn", "both"] = Field("ffn", description="the feed-forward part, or attention as well")
+        residual: bool | None = Field(
+            None, description="whether an adapter has a residual connection; by default in sequence alone"
+        )
         norms: bool = Field(True, description="whether the base's normalisation layers train, too")
 
     settings: Settings
@@ -60,14 +63,15 @@ class ConformerAdapter(Tuner):
         own = self.settings
         if own.kernel % 2 == 0:
             raise InputError(f"tuner conformer-adapter: kernel {own.kernel} has no middle; take an odd number")
-        residual = own.form == "sequential"
+        usual = own.form == "sequential"
+        residual = usual if own.residual is None else own.residual
         return install_adapters(
             base,
             pair_model,
             [Place(half, own.form, residual=residual, mixes=True) for half in halves(own.where)],
             lambda width: ConformerBottleneck(width, max(round(width / own.reduction), 1), own.kernel),
             norms=own.norms,
-            provides=self.provides,
+            provides=self.provides if residual == usual else self.provides - {"identity_at_start"},
         )
 
     def extract(self, installed: Installed) -> Delta:

@@ -1,0 +1,1 @@
+"""What the reproductions on encoders share: arms of equal steps, and cuts of sets of images and sound."""

@@ -1,0 +1,1 @@
+"""What the reproduction `equitune` is made of: upright and turned digits."""
