@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pairtune.analysis.sweep import sweep
     from pairtune.data.task import Task
     from pairtune.editing.edit import edit
+    from pairtune.editing.scrub.run import scrub
     from pairtune.merging.engine.run import merge
     from pairtune.merging.rebase.pair import rebase
     from pairtune.merging.search.loop import search_merge
@@ -41,6 +42,7 @@ _HOME = {
     "merge": "pairtune.merging.engine.run",
     "rebase": "pairtune.merging.rebase.pair",
     "score": "pairtune.ood.scoring",
+    "scrub": "pairtune.editing.scrub.run",
     "search_merge": "pairtune.merging.search.loop",
     "methods": "pairtune.registry",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "methods",
     "rebase",
     "score",
+    "scrub",
     "search_merge",
     "sweep",
     "tune",

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pairtune.cli import dotted, frame
+from pairtune.cli import frame
+from pairtune.cli._runs import run_config
 from pairtune.errors import InputError
-
-DATA = ("kind", "text", "label", "labels", "splits", "separator", "name")  # what `Task.load` takes beside the source
 
 
 def tune(
@@ -48,15 +47,9 @@ def tune(
     stop, and a larger N adds seeds.
     """
     _check(resume, restart, allow_drift, sweep or bool(rates), seeds)
-    flags = _flags(ctx.args, file, tuner, objective, constraint)
     plain = {"base": base, "data": data, "seed": seed, "start": start, "device": device, "quantize": quantize}
     plain["out"] = None if out is None else str(out)
-    values = {**flags, **{key: value for key, value in plain.items() if value is not None}}
-    if "data" in flags:  # --data.text and the like stand beside the source
-        values["data"] = {**({"source": data} if data is not None else {}), **flags["data"]}
-    from pairtune.training.config import RunConfig
-
-    config = RunConfig.read(_run_file(file), values) if file else RunConfig.of(values, "the command line")
+    config = run_config(ctx.args, file, plain, tuner=tuner, objective=objective, constraint=constraint)
     if config.out is None:
         name = Path(str(config.data)).stem if isinstance(config.data, str) else "task"
         tuners = "-".join(step.tuner.name for step in config.steps())
@@ -94,38 +87,6 @@ def _check(resume: bool, restart: bool, allow_drift: bool, sweep: bool, seeds: i
         raise InputError(f"{flag} is for a single run; {what} goes on by itself with what it has, so leave {flag} out")
     if sweep and restart:
         raise InputError("--restart is for a single run or --seeds; for a new --sweep choose another --out")
-
-
-def _run_file(name: str) -> Path:
-    """A file of that name, or the recipe."""
-    if Path(name).exists() or name.endswith((".yaml", ".yml", ".json")):
-        return Path(name)
-    from pairtune import recipes
-
-    return recipes.find(name).path
-
-
-def _flags(
-    words: list[str], file: str | None, tuner: str | None, objective: str | None, constraint: list[str] | None
-) -> dict[str, Any]:
-    """The mapping that the dotted flags and the methods' names make; names are checked here, before anything loads."""
-    # What a run file chooses is not known yet; its settings are checked when it has been read.
-    defaults = {} if file else {"tuner": "lora", "objective": "auto"}
-    chosen: dict[str, Any] = {
-        "tuner": tuner or defaults.get("tuner"),
-        "objective": objective,
-        "constraint": constraint or [],
-    }
-    training = dotted.fields("pairtune.training.config", "Training")
-    values: dict[str, Any] = dotted.read(words, chosen, {"training": training, "data": DATA})
-    for section, name in (("tuner", tuner), ("objective", objective)):
-        if name is not None or section in values:
-            inner = values.get(section, {})
-            name = name or defaults.get(section)
-            values[section] = {**({"name": name} if name else {}), **inner}
-    if constraint:
-        values["constraint"] = {**{name: {} for name in constraint}, **values.get("constraint", {})}
-    return values
 
 
 def _rates(text: str | None) -> list[float] | None:
