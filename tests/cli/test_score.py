@@ -88,6 +88,17 @@ def test_a_detector_that_learns_is_calibrated_with_its_settings(pair, folder, te
     assert "knn must learn from ID data first" in err
 
 
+def test_a_column_that_is_not_the_pairs_own_is_told_once(pair, tmp_path, capsys):
+    path = tmp_path / "other.csv"
+    path.write_text("id,words\n1,the cat sat\n2,a mat\n")
+    code, out, err = call(capsys, "score", pair, path, "--json")
+    assert code == 0, err
+    assert [row["text"] for row in rows(out)] == ["the cat sat", "a mat"]
+    assert err.count("other.csv: texts are read from column 'words' (the pair was tuned on text); to say") == 1
+    code, _, err = call(capsys, "score", pair, path, "--text", "words", "--json")
+    assert (code, "texts are read" in err) == (0, False)
+
+
 def test_tokens_that_carried_a_score(pair, texts, capsys):
     code, out, err = call(capsys, "score", pair, texts, "--explain", "--json")
     assert code == 0, err

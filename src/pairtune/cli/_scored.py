@@ -1,4 +1,4 @@
-"""A file of inputs through `pairtune score`: which columns are read, the record of each input, how it is printed."""
+"""A file of inputs through `pairtune score`: the record of each input, and how it is printed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairtune.cli import frame
-from pairtune.errors import DataError, InputError
-from pairtune.registry import suggest
+from pairtune.cli._columns import Columns, Files
+from pairtune.errors import InputError
 
 if TYPE_CHECKING:
     from pairtune.ood.calibration import Threshold
@@ -40,8 +40,10 @@ def run(pair: Pair, folder: Path, wanted: Wanted, names: list[str] | None, setti
     """Score every input; with `out` into a file, else on stdout."""
     scorer, threshold = _scorer(pair, folder, wanted, names, settings)
     scorer.require_fit()
-    columns: Any = Columns.of(wanted, pair, any(one.answers for one in scorer.detectors.values()))
-    if pair.base.modality.name != "text":
+    columns: Any = Columns.of(wanted.text, wanted.answer, pair, any(one.answers for one in scorer.detectors.values()))
+    if pair.base.modality.name == "text":
+        columns = columns.settled(wanted.inputs)
+    else:
         columns = Files(pair.base.modality.name, _one(wanted.text))
     count = sum(1 for _ in columns.rows(wanted.inputs))  # every row is checked before the first one costs time
     records = Records(scorer, threshold, wanted.explain)
@@ -90,85 +92,6 @@ def _one(names: list[str] | None) -> str | None:
     if names is not None and len(names) > 1:
         raise InputError(f"--text: one column names the files, found {' and '.join(names)}")
     return names[0] if names else None
-
-
-@dataclass(frozen=True)
-class Files:
-    """Images or recordings, and the column that names them in a table."""
-
-    modality: str
-    column: str | None
-
-    def rows(self, path: Path) -> Iterator[tuple[int, Input]]:
-        """(number or line, input) of every file. Raises as `ood.media.inputs_in`."""
-        from pairtune.ood.media import inputs_in
-
-        return inputs_in(path, self.modality, self.column)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Where a row's text and answer stand."""
-
-    text: list[str] | None
-    known: list[str]
-    answer: str | None
-    known_answer: str | None
-
-    @classmethod
-    def of(cls, wanted: Wanted, pair: Pair, answers: bool) -> Columns:
-        """From the command line, else as the pair's task names them. Raises `InputError` for an answer nobody reads."""
-        if wanted.answer and not answers:
-            raise InputError("--answer: no detector here reads one; take --detector log-ratio:answer-given-question")
-        known = (pair.card.task or {}) if pair.card else {}
-        target = known.get("label") if answers and known.get("kind") in ("lm", "seq2seq") else None
-        return cls(wanted.text, known.get("text", []), wanted.answer, target)
-
-    def rows(self, path: Path) -> Iterator[tuple[int, Input]]:
-        """(line, input) of every row. Raises `DataError` with file and line for a row that cannot be scored."""
-        from pairtune.data.readers import read
-        from pairtune.ood.inputs import Input
-
-        text = self.text
-        for line, row in read(path):
-            text = text or self._guess(row, path, line)
-            for name in [*text, *([self.answer] if self.answer else [])]:
-                if name not in row:
-                    hint = suggest(name, row)
-                    raise DataError(f"there is no column {name!r} (columns: {', '.join(row)}){hint}", path, line)
-            values = [row[name] for name in text]
-            if len(values) == 1 and isinstance(values[0], list):
-                yield line, _conversation(values[0], text[0], path, line)
-                continue
-            wrong = next((i for i, value in enumerate(values) if not isinstance(value, str)), None)
-            if wrong is not None:
-                raise DataError(f"{text[wrong]!r} is not a text but {_kind(values[wrong])}", path, line)
-            answer = row.get(self.answer or self.known_answer or "")
-            if answer is not None and not isinstance(answer, str):
-                raise DataError(f"{self.answer or self.known_answer!r} is not a text but {_kind(answer)}", path, line)
-            yield line, Input(tuple(values), answer if answer and not answer.isspace() else None)
-
-    def _guess(self, row: dict[str, Any], path: Path, line: int) -> list[str]:
-        if self.known and all(name in row for name in self.known):
-            return self.known
-        texts = [name for name, value in row.items() if isinstance(value, str)]
-        found = "text" if "text" in row else max(texts, key=lambda name: len(row[name]), default=None)
-        if found is None:
-            raise DataError(f"no text column (columns: {', '.join(row)}); name it with --text", path, line)
-        return [found]
-
-
-def _conversation(value: list[Any], column: str, path: Path, line: int) -> Input:
-    from pairtune.ood.inputs import Input
-
-    try:
-        return Input.of(value if value and all(isinstance(turn, dict) for turn in value) else [])
-    except DataError as error:
-        raise DataError(f"{column!r}: {error}", path, line) from None
-
-
-def _kind(value: Any) -> str:
-    return "nothing (null)" if value is None else type(value).__name__
 
 
 class Records:
