@@ -64,7 +64,7 @@ def test_each_answer_is_what_the_model_writes_token_by_token(edited):
         return tokenizer.decode(ids[0, start:], skip_special_tokens=True)
 
     prompts = [row["prompt"] for row in ROWS]
-    assert answers(pair, prompts) == [written(text, model) for text in prompts]
+    assert answers(pair, [*prompts, *prompts]) == {text: written(text, model) for text in prompts}
     assert [one.prompt.said for one in found.edits] == [cut(written(text, model)) for text in prompts]
     with pair.reference():
         before = [written(text, model) for text in ("the night is", "the screen", "the phone")]
@@ -80,7 +80,10 @@ def test_the_shares_count_what_the_answers_say(edited):
     around = [said for one in found.edits for said in one.locality]
     assert found.locality.right == sum(said.said == said.before for said in around) < 3
     assert found.positions == [(0, 0, 1.0), (1, 1, 1.0), (2, 2, 1.0)]
-    assert found.general.after > found.general.before > 0 and found.general.texts == 3
+    assert found.general.after > found.general.before > 0 and len(found.general.texts) == 3
+    rise = found.general.after - found.general.before
+    shares = (1.0, found.generalisation.share, found.locality.share)
+    assert found.score == pytest.approx(np.mean(shares) - rise)
     assert found.made["method"] == "locft-bf" and "identity" not in found.made
 
 

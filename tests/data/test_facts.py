@@ -73,6 +73,12 @@ def test_contradictions_are_found_across_prompts_rephrases_and_what_shall_stay()
     assert not Facts.read(rows[1:2] + rows[3:4]).conflicts()
 
 
+def test_some_are_spread_over_the_file():
+    facts = Facts.read([{"prompt": str(i), "target": "x"} for i in range(10)])
+    assert [fact.prompt for fact in facts.spread(4)] == ["0", "3", "6", "9"]
+    assert list(facts.spread(10)) == list(facts) and facts.spread(4).fingerprint != facts.fingerprint
+
+
 def test_the_metric_s_spelling():
     assert normalised("  The U.S.,  an Area! ") == "us area"
     assert normalised("theatre") == "theatre"

@@ -86,13 +86,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Ability:
-    """Loss on general text, nats a token, before and after."""
+    """Loss on general text, nats a token, before and after; `texts` has both of each paragraph."""
 
     source: str
-    texts: int
     before: float
     after: float
     change: Difference
+    texts: list[tuple[float, float]]
+
+    @classmethod
+    def of(cls, source: str, before: np.ndarray, after: np.ndarray) -> Ability:
+        """From the [texts] losses a token."""
+        each = list(zip(before.tolist(), after.tolist(), strict=True))
+        return cls(source, float(before.mean()), float(after.mean()), compare(before, after), each)
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,12 @@ class EditReport(Report):
         return document(self)
 
     @property
+    def score(self) -> float:
+        """One figure to choose by: the mean of the shares that there are, less the rise of the loss on general text."""
+        shares = [one.share for one in (self.reliability, self.generalisation, self.locality) if one is not None]
+        return sum(shares) / len(shares) - self.general.change.mean
+
+    @property
     def metrics(self) -> dict[str, float]:
         """The figures that a card keeps."""
         shares = {"reliability": self.reliability, "generalisation": self.generalisation, "locality": self.locality}
@@ -154,24 +166,23 @@ def measure_edits(
         raise InputError(f"{pair.base.source}: edits are measured by what a causal language model writes")
     made = pair.top.record.get("training") or {}
     task = forgetting.general_task(general, GENERAL_TEXTS)
-    prompts = [fact.prompt for fact in facts]
-    rephrases = [text for fact in facts for text in fact.rephrases]
-    around = [text for fact in facts for text in fact.locality]
+    stay = [text for fact in facts for text in (fact.prompt, *fact.locality)]
+    asked = [*stay, *(text for fact in facts for text in fact.rephrases)]
     with Steps("measure", 4) as step:
         with pair.reference():
             step("answers before")
-            before = answers(pair, [*prompts, *around])
+            before = answers(pair, stay)
             step("general text before")
             general_before = _general(pair, task)
         step("answers after")
-        after = answers(pair, [*prompts, *rephrases, *around])
+        after = answers(pair, asked)
         losses = edit_losses(pair, facts)
         step("general text after")
         general_after = _general(pair, task)
-    outcomes = _outcomes(facts, dict(zip(around, before[len(prompts) :], strict=True)), after, losses)
+    outcomes = _outcomes(facts, before, after, losses)
     right = [one.prompt.right for one in outcomes]
     reliability = Share.count(right)
-    already = Share.count([_is(said, fact.target) for said, fact in zip(before, facts, strict=False)])
+    already = Share.count([_is(before[fact.prompt], fact.target) for fact in facts])
     assert reliability is not None and already is not None  # there are no facts files without facts
     return EditReport(
         base=pair.base.source,
@@ -180,13 +191,7 @@ def measure_edits(
         already=already,
         generalisation=Share.count([said.right for one in outcomes for said in one.rephrases]),
         locality=Share.count([said.right for one in outcomes for said in one.locality]),
-        general=Ability(
-            task.name,
-            len(general_before),
-            float(general_before.mean()),
-            float(general_after.mean()),
-            compare(general_before, general_after),
-        ),
+        general=Ability.of(task.name, general_before, general_after),
         losses=np.histogram(losses, [0.0, *BOUNDS, np.inf])[0].tolist(),
         positions=_positions(right),
         conflicts=[conflict.said(facts) for conflict in facts.conflicts()],
@@ -194,16 +199,18 @@ def measure_edits(
     )
 
 
-def answers(pair: Pair, prompts: Sequence[str]) -> list[str]:
-    """What the side of a pair that is on writes behind each prompt, uncut."""
-    ids = FactTokens(pair.tokenizer).prompts(prompts)
+def answers(pair: Pair, prompts: Sequence[str]) -> dict[str, str]:
+    """What the side of a pair that is on writes behind each prompt, uncut; each prompt is asked once."""
+    unique = list(dict.fromkeys(prompts))
+    ids = FactTokens(pair.tokenizer).prompts(unique)
     pad = Collator(pair.tokenizer, pair.base.family).pad_id
-    plan, order = batches([len(one) for one in ids], WRITING)
-    flat: list[str] = []
+    plan, _ = batches([len(one) for one in ids], WRITING)
+    found: dict[str, str] = {}
     for rows in plan:
         written = greedy(pair, [ids[i] for i in rows], NEW_TOKENS, pad)
-        flat += pair.tokenizer.batch_decode(written, skip_special_tokens=True)
-    return [flat[place] for place in order]
+        texts = pair.tokenizer.batch_decode(written, skip_special_tokens=True)
+        found.update(zip((unique[i] for i in rows), texts, strict=True))
+    return found
 
 
 def edit_losses(pair: Pair, facts: Facts) -> np.ndarray:
@@ -231,26 +238,21 @@ def _is(said: str, target: str) -> bool:
     return normalised(cut(said, target.count("."))) == normalised(target)
 
 
-def _outcomes(facts: Facts, before: Mapping[str, str], after: Sequence[str], losses: np.ndarray) -> list[Outcome]:
-    """Each edit's answers; `after` has those to all prompts, then to all rephrases, then to all locality prompts."""
-    rephrases = sum(len(fact.rephrases) for fact in facts)
-    prompts, rephrased = iter(after[: len(facts)]), iter(after[len(facts) : len(facts) + rephrases])
-    around = iter(after[len(facts) + rephrases :])
+def _outcomes(facts: Facts, before: Mapping[str, str], after: Mapping[str, str], losses: np.ndarray) -> list[Outcome]:
+    def reached(text: str, target: str) -> Said:
+        return Said(text, cut(after[text], target.count(".")), _is(after[text], target))
 
-    def reached(text: str, said: str, target: str) -> Said:
-        return Said(text, cut(said, target.count(".")), _is(said, target))
-
-    def kept(text: str, said: str) -> Said:
-        now, then = cut(said), cut(before[text])
+    def kept(text: str) -> Said:
+        now, then = cut(after[text]), cut(before[text])
         return Said(text, now, normalised(now) == normalised(then), then)
 
     return [
         Outcome(
             fact.place,
             fact.target,
-            reached(fact.prompt, next(prompts), fact.target),
-            [reached(text, next(rephrased), fact.target) for text in fact.rephrases],
-            [kept(text, next(around)) for text in fact.locality],
+            reached(fact.prompt, fact.target),
+            [reached(text, fact.target) for text in fact.rephrases],
+            [kept(text) for text in fact.locality],
             float(loss),
         )
         for fact, loss in zip(facts, losses, strict=True)

@@ -105,7 +105,7 @@ def _general(found: EditReport) -> Table:
     one = found.general
     tone = one.change.tone(rising=False) or "quiet"
     row = (f"{one.before:.3f}", f"{one.after:.3f}", Cell(f"{one.change.mean:+.3f}", tone=tone))
-    caption = f"Loss on general text, nats a token ({one.texts:,} paragraphs of {one.source})"
+    caption = f"Loss on general text, nats a token ({len(one.texts):,} paragraphs of {one.source})"
     return Table(caption, ("before", "after", "change"), [row], numeric=(0, 1, 2))
 
 

@@ -121,6 +121,11 @@ class Facts(Sequence):
     def __iter__(self) -> Iterator[Fact]:
         return iter(self._facts)
 
+    def spread(self, most: int) -> Facts:
+        """At most so many of them, evenly spread over the file."""
+        step = max(1, -(-len(self) // most))
+        return Facts(self._facts[::step], [], [], f"{self.fingerprint}/{step}")
+
     def conflicts(self) -> list[Conflict]:
         """What cannot all hold: equivalent prompts (in the metric's spelling, `normalised`) with different targets,
         among prompts and rephrases, and prompts that shall stay and are edited."""

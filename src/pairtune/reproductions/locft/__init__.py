@@ -1,0 +1,1 @@
+"""What the reproduction of LocFT-BF is made of."""
