@@ -79,7 +79,7 @@ def test_what_is_read_must_fit(tmp_path, tiny_vit, tiny_ast, tiny_bert, pictures
         tune({"base": str(tiny_ast), "data": str(tones), "training": {"augment": ["flip"]}})
     with pytest.raises(InputError, match="training.max_length: every one of .* images has 17 positions"):
         tune({"base": str(tiny_vit), "data": str(pictures), "training": {"max_length": 9}})
-    with pytest.raises(ConfigError, match="tuner: levi tunes on text, .* reads images"):
+    with pytest.raises(ConfigError, match="tuner: levi tunes on texts, .* reads images"):
         tune({"base": str(tiny_vit), "data": str(pictures), "tuner": "levi"})
     with pytest.raises(ConfigError, match="augment"):
         tune({"base": str(tiny_vit), "data": str(pictures), "training": {"augment": ["blur"]}})

@@ -154,5 +154,9 @@ def norm_parameters(model: nn.Module) -> list[str]:
 
 def _is_block(module: nn.Module) -> bool:
     """A block has at least two projections (attention or mixer, and feed-forward)."""
-    linear = [m for m in module.modules() if isinstance(m, nn.Linear) or type(m).__name__ in ("Conv1D", "Linear4bit")]
-    return len(linear) >= 2
+    return sum(is_linear(one) for one in module.modules()) >= 2
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module multiplies by a matrix, GPT-2's and quantised ones included."""
+    return isinstance(module, nn.Linear) or type(module).__name__ in ("Conv1D", "Linear4bit")

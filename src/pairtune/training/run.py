@@ -154,8 +154,10 @@ def check(config: RunConfig, stages: list[RunConfig], task: Task) -> list[str]:
         if families and family not in families:
             problems.append(f"{where}tuner: {info.name} serves {' and '.join(sorted(families))} models, not {family}")
             continue
-        if reads.name not in info.traits.get("modalities", MODALITIES):
-            problems.append(f"{where}tuner: {info.name} tunes on text, {config.base} reads {reads.many}")
+        served = info.traits.get("modalities", MODALITIES)
+        if reads.name not in served:
+            known = " and ".join(MODALITIES[one].many for one in MODALITIES if one in served)
+            problems.append(f"{where}tuner: {info.name} tunes on {known}, {config.base} reads {reads.many}")
             continue
         try:
             objective = stage.objective.name

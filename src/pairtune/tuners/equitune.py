@@ -55,6 +55,7 @@ class Equitune(Tuner):
     """Equivariance by averaging, selecting or weighing the answers to transformed inputs."""
 
     provides = frozenset({"labels", "tokens", "moves_logits"})
+    modalities = frozenset({"text", "image"})
     default_lr = 1e-3
 
     class Settings(method.Settings):

@@ -82,12 +82,14 @@ def make_group(base: Base, name: str, cycles: Sequence[Sequence[str]]) -> Group:
     """
     if name == "words":
         if base.modality is not TEXT:
-            raise InputError(f"group words: {base.source} reads {base.modality.many}; take {', '.join(IMAGE_GROUPS)}")
+            instead = f"; take {', '.join(IMAGE_GROUPS)}" if base.modality is IMAGE else ""
+            raise InputError(f"group words: {base.source} reads {base.modality.many}{instead}")
         return _words(base, cycles)
     if cycles:
         raise InputError(f"cycles: belong to the group words, not to {name}")
     if base.modality is not IMAGE:
-        raise InputError(f"group {name}: turns images, and {base.source} reads {base.modality.many}; take words")
+        instead = "; take words" if base.modality is TEXT else ""
+        raise InputError(f"group {name}: turns images, and {base.source} reads {base.modality.many}{instead}")
     return Group(name, tuple(_turned(turns, mirrored) for turns, mirrored in IMAGE_GROUPS[name]))
 
 

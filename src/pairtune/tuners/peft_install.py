@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from pairtune.errors import DeltaMismatch, InputError
 from pairtune.pair.files import open_safetensors
+from pairtune.pair.modality import TEXT
+from pairtune.pair.names import is_linear
 from pairtune.tuners.peft_config import read_config
 from pairtune.tuners.peft_handle import WEIGHTS_FILE, InstalledPeft
 from pairtune.tuners.peft_initial import keep_initial, takes_from_base, untouched
@@ -43,6 +46,11 @@ def install_peft(base: Base, pair_model: nn.Module, config: PeftConfig, *, with_
     Raises `InputError` where PEFT refuses the base or the stack below is no place for an adapter.
     """
     check_stack(base, pair_model)
+    if config.is_prompt_learning and base.modality is not TEXT:
+        raise InputError(
+            f"peft:{_kind(config)} learns tokens before a text, and {base.source} reads {base.modality.many}; take "
+            "deep-prompt"
+        )
     base.model.requires_grad_(False)
     below = {
         module: list(module.active_adapters) if not module._disable_adapters else []
@@ -59,7 +67,7 @@ def install_peft(base: Base, pair_model: nn.Module, config: PeftConfig, *, with_
             warnings.simplefilter("ignore")
             model = get_peft_model(base.model, config, adapter_name=adapter)
     except (ValueError, TypeError, NotImplementedError, KeyError, AttributeError) as error:
-        raise InputError(f"peft:{_kind(config)} cannot be installed on {base.source}: {error}") from None
+        raise InputError(f"peft:{_kind(config)} cannot be installed on {base.source}: {_why(base, error)}") from None
     config.base_model_name_or_path = base.source
     if taken or with_initial:
         keep_initial(model, adapter)
@@ -68,6 +76,15 @@ def install_peft(base: Base, pair_model: nn.Module, config: PeftConfig, *, with_
         model.register_forward_hook(_without_prompt, with_kwargs=True)
     model.eval()  # as the base is when it is loaded
     return InstalledPeft(base, model, adapter, below, _provides(base, config))
+
+
+def _why(base: Base, error: Exception) -> str:
+    """PEFT's message; where it wants a setting that has a default for other models, what there is to name."""
+    wanted = re.search(r"specify `(\w*modules)`", str(error))
+    if wanted is None:
+        return str(error)
+    inside = [name for _, block in base.blocks[:1] for name, module in block.named_modules() if is_linear(module)]
+    return f"PEFT has no default for this model; name some of {', '.join(inside)} as --tuner.{wanted[1]}"
 
 
 def restore_peft(base: Base, pair_model: nn.Module, folder: Path, *, allow_partial: bool = False) -> InstalledPeft:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pairtune.errors import InputError
+from pairtune.pair.logprobs import returning
+from pairtune.pair.modality import TEXT
 from pairtune.pair.names import blocks
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Side(nn.Module):
         self.up = nn.Linear(narrow, width)
         self.mix = nn.Parameter(torch.ones(width))
         self._sigmoid = gate == "sigmoid"
+        self._reads = base.modality
         self._start = torch.empty(0)
         self._rungs: list[Tensor] = []
         for i, (_, block) in enumerate(blocks(self.net)):
@@ -50,7 +53,10 @@ class Side(nn.Module):
         """
         # They are kept: a checkpointed block runs again in the backward.
         self._start, self._rungs = start, rungs
-        return self.net(inputs_embeds=start, **inputs).last_hidden_state
+        if self._reads is TEXT:
+            return self.net(inputs_embeds=start, **inputs).last_hidden_state
+        with returning(_embeddings(self.net), start):
+            return self.net(**{self._reads.key: start}).last_hidden_state
 
     def mixed(self, own: Tensor, hidden: Tensor) -> Tensor:
         """H* [B, T, d] from norm_side(q_L) and the base's own, in the base's type."""
@@ -84,6 +90,14 @@ def narrow_model(base: Base, reduction: int) -> nn.Module:
     if len(blocks(model)) != len(base.blocks):
         raise InputError(f"tuner qst: {type(base.model).__name__} has blocks that its configuration does not name")
     return model.eval()
+
+
+def _embeddings(net: nn.Module) -> nn.Module:
+    """The part of a model of images or sound that makes positions of its input. Raises `InputError` without one."""
+    named = [module for name, module in net.named_modules() if name.rpartition(".")[2] == "embeddings"]
+    if not named:
+        raise InputError(f"tuner qst: {type(net).__name__} has no embeddings apart from its blocks")
+    return named[0]
 
 
 def narrow_config(base: Base, reduction: int) -> PretrainedConfig:
