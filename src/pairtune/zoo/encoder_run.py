@@ -1,5 +1,8 @@
 """The loop in which the zoo's small encoders of images and sound are pretrained: resumable in slices, exactly.
 
+They learn to name the classes of made and drawn items. Of each item's patches a random share is seen, which saves most
+of the work; all of them in the last tenth of the run.
+
 What an item is depends on its number and the seed alone, and the rate of learning on the number of items seen, so that
 a run that was stopped (Ctrl-C, `--minutes`) and goes on is the run that was not.
 """
@@ -10,16 +13,20 @@ import argparse
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pairtune.zoo import lm_checkpoint
 
 Loss = Callable[[int, int], tuple[Tensor, dict[str, float]]]
+Items = Callable[[int, int], tuple[Tensor, np.ndarray]]  # (number of the first, how many) → inputs and classes [n]
+Named = Callable[[Tensor, Tensor | None], Tensor]  # (inputs, patches that are seen [n, k] or all) → [n, classes]
 
 
 def rate(items: int, args: argparse.Namespace) -> float:
@@ -36,6 +43,58 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Op
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=True)
+
+
+def naming(items: Items, named: Named, count: int, args: argparse.Namespace) -> Loss:
+    """The loss of naming items by a share of their patches.
+
+    Args:
+        count: patches of an item, of which `args.keep` are seen.
+    """
+
+    def loss_of(first: int, size: int) -> tuple[Tensor, dict[str, float]]:
+        inputs, labels = items(first, size)
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + first)
+        every = torch.rand(size, count, generator=generator).argsort(1)
+        last = first >= 0.9 * args.total_items
+        kept = None if last else every[:, : max(1, int(args.keep * count))]
+        with autocast():
+            found = named(inputs, kept).float()
+        wanted = torch.from_numpy(labels)
+        loss = F.cross_entropy(found, wanted, label_smoothing=0.1)
+        right = (found.argmax(-1) == wanted).float().mean().item()
+        return loss, {"loss": loss.item(), "accuracy": right}
+
+    return loss_of
+
+
+def through(blocks: Iterable[nn.Module], hidden: Tensor, front: int, kept: Tensor | None) -> Tensor:
+    """What the blocks make of [n, front + patches, d]; of the patches only those at `kept` [n, k] are there."""
+    if kept is not None:
+        chosen = hidden[:, front:].gather(1, kept[..., None].expand(-1, -1, hidden.shape[-1]))
+        hidden = torch.cat([hidden[:, :front], chosen], dim=1)
+    for block in blocks:
+        hidden = block(hidden)
+    return hidden
+
+
+@torch.inference_mode()
+def held_out(
+    model: nn.Module, items: Items, border: int, kinds: tuple[str, str], count: int = 2048
+) -> dict[str, float]:
+    """Share of items that are named rightly, by kind.
+
+    Args:
+        items: those that training never sees. border: number of classes of the first kind, which come first.
+    """
+    model.eval()
+    right: dict[str, list[bool]] = {kind: [] for kind in kinds}
+    for first in range(0, count, 256):
+        inputs, labels = items(first, 256)
+        found = model(inputs).logits.argmax(-1).numpy()
+        for label, answer in zip(labels, found, strict=True):
+            right[kinds[int(label >= border)]].append(bool(label == answer))
+    return {name: float(np.mean(values)) for name, values in right.items()}
 
 
 def train(model: nn.Module, loss_of: Loss, about: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:

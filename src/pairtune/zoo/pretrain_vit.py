@@ -1,17 +1,16 @@
 """Pretrain the zoo's small vision transformer: `python -m pairtune.zoo.pretrain_vit --data DATA --out DIR`.
 
-It learns to name the characters and fractals of `image_source.py`, seeing a random third of each picture's patches,
-which saves most of the work (all of them in the last tenth of the run). Goes on where it was stopped, bit for bit.
+It learns to name the characters and fractals of `image_source.py`. Goes on where it was stopped, bit for bit.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import ViTConfig, ViTForImageClassification
 
 from pairtune.zoo import encoder_run
@@ -46,12 +45,7 @@ def pixels(pictures: np.ndarray) -> Tensor:
 def logits(model: ViTForImageClassification, seen: Tensor, kept: Tensor | None) -> Tensor:
     """[n, classes]; of the patches only those at `kept` [n, k] go through the blocks."""
     vit = model.vit
-    hidden = vit.embeddings(seen)
-    if kept is not None:
-        chosen = hidden[:, 1:].gather(1, kept[..., None].expand(-1, -1, hidden.shape[-1]))
-        hidden = torch.cat([hidden[:, :1], chosen], dim=1)
-    for layer in vit.layers:
-        hidden = layer(hidden)
+    hidden = encoder_run.through(vit.layers, vit.embeddings(seen), 1, kept)
     return model.classifier(vit.layernorm(hidden)[:, 0])
 
 
@@ -60,35 +54,23 @@ def main(argv: list[str] | None = None) -> dict:
     args = options.parse_args(argv)
     source = Pictures(args.data, args.seed)
     model = build(args, source.classes).train()
-    count = (SIDE // args.patch) ** 2
-
-    def loss_of(first: int, items: int) -> tuple[Tensor, dict[str, float]]:
-        pictures, labels = source.batch(first, items)
-        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + first)
-        every = torch.rand(items, count, generator=generator).argsort(1)
-        last = first >= 0.9 * args.total_items
-        kept = None if last else every[:, : max(1, int(args.keep * count))]
-        with encoder_run.autocast():
-            found = logits(model, pixels(pictures), kept).float()
-        wanted = torch.from_numpy(labels)
-        loss = F.cross_entropy(found, wanted, label_smoothing=0.1)
-        right = (found.argmax(-1) == wanted).float().mean().item()
-        return loss, {"loss": loss.item(), "accuracy": right}
-
+    loss_of = encoder_run.naming(items_of(source), partial(logits, model), (SIDE // args.patch) ** 2, args)
     return encoder_run.train(model, loss_of, {"config": model.config.to_dict(), "share": args.keep}, args)
 
 
-@torch.inference_mode()
-def held_out(model: nn.Module, source: Pictures, count: int = 2048) -> dict[str, float]:
+def items_of(source: Pictures, held: bool = False) -> encoder_run.Items:
+    """Pictures by number, as the model takes them; `held`: those by drawings that training never sees."""
+
+    def items(first: int, count: int) -> tuple[Tensor, np.ndarray]:
+        pictures, labels = source.batch(first, count, held)
+        return pixels(pictures), labels
+
+    return items
+
+
+def held_out(model: nn.Module, source: Pictures) -> dict[str, float]:
     """Accuracy on characters by drawings that were held out, and on fractals drawn anew."""
-    model.eval()
-    right: dict[str, list[bool]] = {"characters": [], "fractals": []}
-    for first in range(0, count, 256):
-        pictures, labels = source.batch(first, 256, held=True)
-        found = model(pixels(pictures)).logits.argmax(-1).numpy()
-        for label, answer in zip(labels, found, strict=True):
-            right["characters" if label < source.characters else "fractals"].append(bool(label == answer))
-    return {name: float(np.mean(values)) for name, values in right.items()}
+    return encoder_run.held_out(model, items_of(source, True), source.characters, ("characters", "fractals"))
 
 
 if __name__ == "__main__":
