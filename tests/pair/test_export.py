@@ -1,7 +1,10 @@
 """An exported checkpoint answers as the pair does, or is not kept; stock transformers and PEFT load what is written."""
 
+import shutil
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import pairtune
 from pairtune.errors import InputError, MissingView, PairtuneError
@@ -31,8 +34,6 @@ def logits(model):
 
 @pytest.mark.parametrize("tuner", ["full", "lora"])
 def test_a_merged_language_model_is_an_ordinary_checkpoint(tiny_llama, folder, tmp_path, tuner):
-    from transformers import AutoModelForCausalLM
-
     pair = tuned(tiny_llama, folder, tuner)
     found = export_merged(pair, tmp_path / "merged")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
@@ -55,7 +56,6 @@ def test_a_merged_classifier_keeps_its_labels(tiny_bert, folder, tmp_path, tuner
 
 def test_an_exported_adapter_loads_in_peft(tiny_llama, folder, tmp_path):
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     pair = tuned(tiny_llama, folder, "lora")
     export_adapter(pair, tmp_path / "adapter")
@@ -81,3 +81,18 @@ def test_nothing_is_kept_when_the_outputs_disagree(tiny_llama, folder, tmp_path)
     with pytest.raises(PairtuneError, match="nothing was kept"):
         export_merged(pair, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_change_that_the_stored_type_cannot_hold_is_refused_with_the_way_out(tiny_llama, folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16)
+    with torch.no_grad():  # near 1, bfloat16 has steps of 0.008
+        for parameter in model.parameters():
+            parameter.copy_(torch.where(parameter < 0, -1.0, 1.0))
+    shutil.copytree(tiny_llama, tmp_path / "coarse")
+    model.save_pretrained(tmp_path / "coarse")
+    pair = tuned(tmp_path / "coarse", folder, "full", training={"lr": 3e-3, "max_steps": 2})
+    with pytest.raises(PairtuneError, match="nothing was kept. Rounding to bfloat16 may lose .* try --dtype float32"):
+        export_merged(pair, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    found = export_merged(pair, tmp_path / "merged", torch.float32)
+    assert found["dtype"] == "float32" and found["largest_logit_difference"] < 1e-4

@@ -16,6 +16,10 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.")],
     to: Annotated[Literal["merged", "peft"], typer.Option(help="A full checkpoint, or a PEFT adapter.")] = "merged",
     base: Annotated[str | None, typer.Option(help="The base, where the pair does not name it.")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Type of a checkpoint's tensors.", show_default="the base's"),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Write a pair as a checkpoint that transformers loads, or as an adapter that PEFT loads.
@@ -27,6 +31,13 @@ def export(
     from pairtune.pair.export import export_adapter, export_merged
     from pairtune.pair.pair import Pair
 
+    if dtype is not None and to == "peft":
+        raise InputError("--dtype: is for a checkpoint; an adapter keeps its own")
     loaded = Pair.load(pair, base)
-    result = (export_merged if to == "merged" else export_adapter)(loaded, out)
+    if to == "peft":
+        result = export_adapter(loaded, out)
+    else:
+        import torch
+
+        result = export_merged(loaded, out, None if dtype is None else getattr(torch, dtype))
     frame.emit(result, json, text=frame.columns(list(result.items())))

@@ -17,6 +17,7 @@ def rebase(
     out: Annotated[Path | None, typer.Option(help="The folder of the new pair; without it nothing is kept.")] = None,
     to: Annotated[Literal["pair", "merged"], typer.Option(help="A pair, or a full checkpoint.")] = "pair",
     base: Annotated[str | None, typer.Option(help="The old base, where the pair does not name it.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Stored type of a checkpoint; by default the new base's.")] = None,
     data: Annotated[str | None, typer.Option(help="A task to try it on: folder, file, hub id, or YAML.")] = None,
     tuned: Annotated[str | None, typer.Option(help="A pair tuned on the new base, to compare with.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="The task's text column(s), where the guess is wrong.")] = None,
@@ -36,8 +37,10 @@ def rebase(
     moved delta on; from version to version, that is iterative recycling.
     """
     _check(out, data, tuned, text, label, everything)
+    if dtype is not None and to != "merged":
+        raise InputError("--dtype: is for a checkpoint (--to merged); a pair keeps its own")
     if to == "merged" and data is None and out is not None:
-        _merged(pair, onto, out, base, json)
+        _merged(pair, onto, out, base, dtype, json)
         return
     from pairtune.merging.rebase.pair import rebase as move
 
@@ -51,7 +54,7 @@ def rebase(
     if out is not None and to == "merged":
         from pairtune.merging.rebase.merged import rebase_merged
 
-        rebase_merged(pair, onto, out, base=base)
+        rebase_merged(pair, onto, out, base=base, dtype=dtype)
     elif out is not None:
         moved.save(out)
     assert moved.card is not None
@@ -65,11 +68,11 @@ def rebase(
         frame.emit(None, False, text=("\n" if found is not None else "") + frame.columns(rows))
 
 
-def _merged(pair: str, onto: str, out: Path, base: str | None, json: bool) -> None:
+def _merged(pair: str, onto: str, out: Path, base: str | None, dtype: str | None, json: bool) -> None:
     """Stream the checkpoint, and say what was done."""
     from pairtune.merging.rebase.merged import rebase_merged
 
-    card = rebase_merged(pair, onto, out, base=base).card
+    card = rebase_merged(pair, onto, out, base=base, dtype=dtype).card
     rows = [("checkpoint", str(out)), ("moved", pair), ("from", card["old_base"]), ("onto", onto)]
     frame.emit({"out": str(out)} | card, json, text=frame.columns(rows))
 

@@ -30,11 +30,11 @@ PROMPTS = (
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
-def export_merged(pair: Pair, folder: str | Path) -> dict[str, Any]:
+def export_merged(pair: Pair, folder: str | Path, dtype: torch.dtype | None = None) -> dict[str, Any]:
     """Write base + delta as a transformers checkpoint and prove that it answers as the pair does.
 
-    The base's stored type is kept; each tensor is computed in float32 and rounded once. The folder appears only when
-    the reloaded model's logits on a few prompts agree. Returns the check's figures.
+    Each tensor is computed in float32 and rounded once, to `dtype` or else to the base's stored type. The folder
+    appears only when the reloaded model's logits on a few prompts agree. Returns the check's figures.
 
     Raises `MissingView` where a delta cannot be merged (side networks, most adapters other than LoRA), `InputError` for
     a base in four bits, `PairtuneError` when the outputs disagree.
@@ -47,7 +47,7 @@ def export_merged(pair: Pair, folder: str | Path) -> dict[str, Any]:
         raise InputError("the base is loaded in 4 bits, and merging into it would lose the delta; load it unquantised")
     target = Path(folder)
     base = pair.base
-    tensors = _merged_tensors(pair)
+    tensors = _merged_tensors(pair, dtype)
     expected = prompt_logits(pair)
     with staged_folder(target) as staging:
         base.model.save_pretrained(staging, state_dict=tensors)
@@ -57,15 +57,15 @@ def export_merged(pair: Pair, folder: str | Path) -> dict[str, Any]:
         found = _reloaded_logits(base, staging)
         difference = max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
         spread = max(float(a.std()) for a in expected)
-        dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
-        if difference > TOLERANCE.get(dtype, 5e-2) * max(spread, 1e-6):
+        stored = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
+        if difference > TOLERANCE.get(stored, 5e-2) * max(spread, 1e-6):
             raise PairtuneError(
                 f"the merged checkpoint's logits differ from the pair's by {difference:.3g} (spread {spread:.3g}); "
-                "nothing was kept"
+                f"nothing was kept{too_coarse(stored)}"
             )
     return {
         "folder": str(target),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(stored).removeprefix("torch."),
         "largest_logit_difference": difference,
         "logit_spread": spread,
         "prompts": len(PROMPTS),
@@ -86,12 +86,20 @@ def export_adapter(pair: Pair, folder: str | Path) -> dict[str, Any]:
     return {"folder": str(folder), "files": files}
 
 
-def _merged_tensors(pair: Pair) -> dict[str, Tensor]:
-    """Every loaded tensor of the variant by its name in memory, in the base's stored type."""
+def too_coarse(stored: torch.dtype) -> str:
+    """What may be done where a stored type rounds a change away."""
+    if stored.itemsize >= 4:
+        return ""
+    name = str(stored).removeprefix("torch.")
+    return f". Rounding to {name} may lose a change as small as this one: try --dtype float32"
+
+
+def _merged_tensors(pair: Pair, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Every loaded tensor of the variant by its name in memory, in this type or else the base's stored one."""
     base = pair.base
     current: dict[str, Tensor] = {name: p.detach() for name, p in base.parameters.items()}
     current |= stacked(base, [layer.delta() for layer in pair.layers])
-    stored = {name: _stored_dtype(base, name) for name in current}
+    stored = {name: dtype or _stored_dtype(base, name) for name in current}
     merged = {name: tensor.to(stored[name] or tensor.dtype).contiguous() for name, tensor in current.items()}
     saved = base.model.state_dict()
     buffers = {n: b for n, b in base.model.named_buffers() if n in saved and n not in merged}

@@ -15,7 +15,7 @@ from pairtune.errors import PairtuneError
 from pairtune.merging.engine import compute
 from pairtune.pair import hub
 from pairtune.pair.base import family_of, reader_of
-from pairtune.pair.export import PROMPTS, TOLERANCE
+from pairtune.pair.export import PROMPTS, TOLERANCE, too_coarse
 from pairtune.pair.modality import modality_of
 from pairtune.pair.names import Names
 from pairtune.pair.processor import PROCESSOR_FILE, Processor
@@ -86,7 +86,7 @@ def _compared(job: Job, model: Any, tokenizer: Any, family: str, found: list[Ten
     if not difference <= TOLERANCE.get(stored, 5e-2) * max(spread, 1e-6):
         raise PairtuneError(
             f"the written model's outputs differ from those of the definition by {difference:.3g} (their spread is "
-            f"{spread:.3g}); nothing was kept"
+            f"{spread:.3g}); nothing was kept{too_coarse(stored)}"
         )
     return {"largest_difference": difference, "spread": spread, "prompts": len(PROMPTS)}
 

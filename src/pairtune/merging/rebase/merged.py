@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pairtune.errors import BaseMismatch, InputError
 from pairtune.merging.engine.plan import Rule
-from pairtune.merging.engine.run import Merged, prepare, write
+from pairtune.merging.engine.run import Merged, parse_dtype, prepare, write
 from pairtune.merging.inputs.compare import check_shapes, config_of
 from pairtune.merging.inputs.opening import open_sources
 from pairtune.merging.inputs.sources import Changed, Source, Stored
@@ -75,12 +75,19 @@ class MovedSource(Source):
         return MovedTensor(Stored(self.tensors[name]), part, Stored(self.made_on[name]))
 
 
-def rebase_merged(source: str | Path, onto: str | Path, out: str | Path, *, base: str | Path | None = None) -> Merged:
+def rebase_merged(
+    source: str | Path,
+    onto: str | Path,
+    out: str | Path,
+    *,
+    base: str | Path | None = None,
+    dtype: str | None = None,
+) -> Merged:
     """Write the new base with the moved delta as a checkpoint that transformers loads.
 
-    Args as in `rebase`; the old base is always needed. The folder has the new base's configuration, the fine-tune's
-    tokenizer, chat template and generation configuration, and `merge.json`, which says what was moved onto what.
-    Interrupted, the same call goes on where it was.
+    Args as in `rebase`; the old base is always needed. `dtype` is the stored type, by default the new base's. The
+    folder has the new base's configuration, the fine-tune's tokenizer, chat template and generation configuration, and
+    `merge.json`, which says what was moved onto what. Interrupted, the same call goes on where it was.
 
     Raises `BaseMismatch` for bases that are no versions of one another, `InputError` for a delta that is no change of
     weights, and as `merge.run.merge` does.
@@ -105,7 +112,7 @@ def rebase_merged(source: str | Path, onto: str | Path, out: str | Path, *, base
         )
     kept = Delta({name: part for name, part in delta.items() if name not in frozen}, base=old.tensors.__getitem__)
     whole = MovedSource(new.label, new.folder, new.tensors, kept, made_on=old.tensors)
-    job = prepare([whole], None, lambda _: Rule(Linear(), (1.0,)))
+    job = prepare([whole], None, lambda _: Rule(Linear(), (1.0,)), parse_dtype(dtype))
     grown = {part.shape[0] for part in kept.values() if isinstance(part, Rows)}
     # Listed beside the model that is written: whether their files are still the same decides if a stopped run goes on.
     job = replace(job, models=[whole, model, old], owner=owner, changes={"vocab_size": max(grown)} if grown else {})
