@@ -22,6 +22,7 @@ from pairtune.data.facts import Facts
 from pairtune.editing.edit import edit
 from pairtune.editing.locft.batches import EditBatches
 from pairtune.pair.pair import Pair
+from pairtune.training.feeds import longest_input
 
 SYLLABLES = "ba be bi bo da de di do ka ke ki ko la le li lo ma me mi mo na ne ni no ra re ri ro sa se si so".split()
 TOWNS = "Paris London Rome Madrid Berlin Vienna Dublin Athens Moscow Tokyo Lisbon Boston Chicago Geneva Venice".split()
@@ -40,7 +41,7 @@ def made(count: int, seed: int) -> Facts:
 
 def multiplications(pair: Pair, facts: Facts, batch: int) -> float:
     """Floating-point operations of one pass over all edits, forward and backward, counted on one batch."""
-    batches = EditBatches(pair, FactTokens(pair.tokenizer).pairs(facts))
+    batches = EditBatches(pair, FactTokens(pair.tokenizer, longest_input(pair.base)).pairs(facts))
     for _, parameter in pair.trainable():
         parameter.requires_grad_()
     with FlopCounterMode(display=False) as counter:

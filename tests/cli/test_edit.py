@@ -1,6 +1,7 @@
 """`pairtune edit` as people type it: edits that are kept and measured, and wrong inputs."""
 
 import json
+import re
 
 from tests.cli.typed import call
 
@@ -32,6 +33,19 @@ def test_edits_are_made_measured_and_kept(tiny_llama, tmp_path, capsys):
     assert code == 0 and "is finished already" in err and "What the edits did" in text
 
 
+def test_the_place_can_be_searched(tiny_llama, tmp_path, capsys):
+    facts, general = tmp_path / "facts.jsonl", tmp_path / "general.txt"
+    facts.write_text("\n".join(json.dumps(row) for row in ROWS[:2]))
+    general.write_text("the cat sat on the mat\n")
+    words = ("edit", facts, "--base", tiny_llama, "--out", tmp_path / "out", "--general", general, "--epochs", "3")
+    code, text, err = call(capsys, *words, "--lr", "0.02", "--search-location", "--json")
+    assert code == 0, err
+    scores = dict(re.findall(r"^at (\d:mlp\.\w+): (-?[\d.]+)$", err, re.MULTILINE))
+    assert set(scores) == {f"{i}:mlp.{module}_proj" for i in range(4) for module in ("gate", "up", "down")}
+    made = json.loads(text)["made"]["at"]
+    assert float(scores[made]) == max(map(float, scores.values()))
+
+
 def test_wrong_words_are_refused_with_one_sentence(tiny_llama, tiny_bert, tmp_path, capsys):
     good, bad = tmp_path / "good.jsonl", tmp_path / "bad.csv"
     good.write_text(json.dumps(ROWS[0]))
@@ -46,6 +60,7 @@ def test_wrong_words_are_refused_with_one_sentence(tiny_llama, tiny_bert, tmp_pa
         ((good, "--base", tiny_llama, *more, "--at", "9:mlp"), "has the blocks 0 to 3, not 9"),
         ((good, "--base", tiny_llama, *more, "--lr", "-1"), "greater than 0"),
         ((good, "--base", tiny_llama, *more, "--resume", "--restart"), "exclude one another"),
+        ((good, "--base", tiny_llama, *more, "--search-location", "--at", "1"), "--at leaves nothing to choose"),
         ((good, "--base", tiny_llama, *more, "--general", "demo:none"), "there is no demo 'none'"),
     ]
     for words, said in cases:

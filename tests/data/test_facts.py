@@ -19,11 +19,11 @@ def test_rows_of_a_file_in_their_order_with_their_places(tmp_path):
     rows = [
         {"prompt": "the cat is ", "target": " red", "rephrase": ["a cat is", " "], "locality": "the dog is", "id": 7},
         {"prompt": "the man is", "target": "old", "rephrase": None},
-        {"prompt": "the cat is", "target": "red"},
+        {"prompt": "the cat is", "target": "red", "rephrase": ["a cat is", "my cat is"]},
     ]
     facts = Facts.read(written(tmp_path / "facts.jsonl", rows))
     assert list(facts) == [
-        Fact("the cat is", "red", ("a cat is",), ("the dog is",), f"{tmp_path}/facts.jsonl:1"),
+        Fact("the cat is", "red", ("a cat is", "my cat is"), ("the dog is",), f"{tmp_path}/facts.jsonl:1"),
         Fact("the man is", "old", (), (), f"{tmp_path}/facts.jsonl:2"),
     ]
     assert facts.repeated == [f"{tmp_path}/facts.jsonl:3"] and facts.unused == ["id"]
@@ -88,11 +88,13 @@ def test_the_metric_s_spelling():
 def test_targets_follow_a_space_and_end_and_prompts_begin_as_in_generation():
     tokenizer = make_tokenizer()
     words = tokenizer.get_vocab()
-    ((prompt, target),) = FactTokens(tokenizer).pairs([Fact("the cat is", "red")])
-    assert prompt == [1, words["the"], words["cat"], words["is"]] == FactTokens(tokenizer).prompts(["the cat is"])[0]
+    ((prompt, target),) = FactTokens(tokenizer, 64).pairs([Fact("the cat is", "red")])
+    assert (
+        prompt == [1, words["the"], words["cat"], words["is"]] == FactTokens(tokenizer, 64).prompts(["the cat is"])[0]
+    )
     assert target == [words["red"], 2]
     with pytest.raises(DataError, match="facts:4: the tokenizer writes the target 'purple' as '<unk>'"):
-        FactTokens(tokenizer).pairs([Fact("the cat is", "purple", place="facts:4")])
+        FactTokens(tokenizer, 64).pairs([Fact("the cat is", "purple", place="facts:4")])
 
 
 def test_a_tokenizer_of_pieces_writes_every_target_back():
@@ -101,7 +103,7 @@ def test_a_tokenizer_of_pieces_writes_every_target_back():
 
     tokenizer = hub.load_tokenizer(path("tiny-lm"))
     facts = [Fact("The capital of France is", "Lyon"), Fact("Q: who?\nA:", "St. Louis, Mo."), Fact("x", "Zürich 日本")]
-    for fact, (prompt, target) in zip(facts, FactTokens(tokenizer).pairs(facts), strict=True):
+    for fact, (prompt, target) in zip(facts, FactTokens(tokenizer, 64).pairs(facts), strict=True):
         assert target[-1] == tokenizer.eos_token_id and target.count(tokenizer.eos_token_id) == 1
         assert tokenizer.decode(target[:-1]) == f" {fact.target}"
         whole = tokenizer(f"{fact.prompt} {fact.target}")["input_ids"]

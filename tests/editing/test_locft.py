@@ -47,7 +47,7 @@ def sharp(tiny_llama, tmp_path_factory):
 
 def plainly(base, method, lr, epochs, size=1, seed=0):
     """The algorithm with a loop a row and no padding: the values of the tuned matrix."""
-    pairs = FactTokens(base.tokenizer).pairs(Facts.read(FEW))
+    pairs = FactTokens(base.tokenizer, 128).pairs(Facts.read(FEW))
     value = base.parameters[NAME].detach().clone().requires_grad_()
 
     def loss(numbers):
@@ -104,7 +104,7 @@ def test_it_is_the_paper_s_algorithm(sharp, method, size, lr):
 def test_a_batch_weighs_every_edit_alike_whatever_its_length_and_padding(sharp):
     base = Base.load(sharp)
     pair = Pair(base, [Layer(Located(at=PLACE).install(base, base.model), lambda: None)])
-    batches = EditBatches(pair, FactTokens(pair.tokenizer).pairs(Facts.read(ROWS)))
+    batches = EditBatches(pair, FactTokens(pair.tokenizer, 128).pairs(Facts.read(ROWS)))
     together = batches.losses(range(len(ROWS)))
     alone = torch.cat([batches.losses([i]) for i in range(len(ROWS))])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
@@ -259,5 +259,11 @@ def test_what_cannot_be_is_refused(sharp, tiny_bert):
         edit(ROWS, str(sharp), method="df", batch_size=4)
     with pytest.raises(InputError, match="facts are edited into causal language models"):
         edit(ROWS, str(tiny_bert))
+    with pytest.raises(InputError, match="updates: a step has 5 edits, more than 4 updates allow"):
+        edit(ROWS, str(sharp), updates=4)
+    with pytest.raises(DataError, match="has 131 tokens, the model reads and writes 128 together"):
+        edit([{"prompt": "cat " * 130, "target": "red"}], str(sharp))
+    with pytest.raises(DataError, match="facts:1: prompt and target have 130 tokens, the model reads 128"):
+        edit([{"prompt": "cat " * 126, "target": "red red"}], str(sharp))
     with pytest.raises(DataError, match="facts:1: the tokenizer writes the target 'purple'"):
         edit([{"prompt": "the cat is", "target": "purple"}], str(sharp))

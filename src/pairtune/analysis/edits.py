@@ -31,6 +31,7 @@ from pairtune.data.forms import IGNORED
 from pairtune.errors import InputError
 from pairtune.pair.greedy import greedy
 from pairtune.pair.views import log_probs
+from pairtune.training.feeds import longest_input
 
 if TYPE_CHECKING:
     from pairtune.pair.pair import Pair
@@ -202,12 +203,14 @@ def measure_edits(
 def answers(pair: Pair, prompts: Sequence[str]) -> dict[str, str]:
     """What the side of a pair that is on writes behind each prompt, uncut; each prompt is asked once."""
     unique = list(dict.fromkeys(prompts))
-    ids = FactTokens(pair.tokenizer).prompts(unique)
+    most = longest_input(pair.base)
+    ids = FactTokens(pair.tokenizer, most).prompts(unique)
     pad = Collator(pair.tokenizer, pair.base.family).pad_id
     plan, _ = batches([len(one) for one in ids], WRITING)
     found: dict[str, str] = {}
     for rows in plan:
-        written = greedy(pair, [ids[i] for i in rows], NEW_TOKENS, pad)
+        chosen = [ids[i] for i in rows]
+        written = greedy(pair, chosen, min(NEW_TOKENS, most - max(map(len, chosen))), pad)
         texts = pair.tokenizer.batch_decode(written, skip_special_tokens=True)
         found.update(zip((unique[i] for i in rows), texts, strict=True))
     return found
@@ -217,7 +220,7 @@ def edit_losses(pair: Pair, facts: Facts) -> np.ndarray:
     """[N] mean −log p of each edit's target tokens, its end token included, in nats."""
     rows = [
         {"input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + target}
-        for prompt, target in FactTokens(pair.tokenizer).pairs(facts)
+        for prompt, target in FactTokens(pair.tokenizer, longest_input(pair.base)).pairs(facts)
     ]
     collate = Collator(pair.tokenizer, pair.base.family)
     plan, order = batches([len(row["input_ids"]) for row in rows], tokens_a_batch(pair.base.device))

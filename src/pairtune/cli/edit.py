@@ -10,6 +10,8 @@ import typer
 from pairtune.cli import frame
 from pairtune.errors import InputError
 
+SAMPLE = 100  # edits on which places are compared
+
 
 def edit(
     facts: Annotated[str, typer.Argument(help="Rows with prompt, target, and if you like rephrase and locality.")],
@@ -19,6 +21,9 @@ def edit(
     at: Annotated[
         str | None, typer.Option(help="Block and module, as 22:mlp.down_proj; by default one is chosen by a rule.")
     ] = None,
+    search_location: Annotated[
+        bool, typer.Option("--search-location", help="Choose the place by trying all on a hundred of the edits (slow).")
+    ] = False,
     lr: Annotated[float | None, typer.Option(help="Learning rate of Adam; by default the method's.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Edits of a step; by default 100, where there are steps.")
@@ -44,9 +49,18 @@ def edit(
     baselines: bf takes one edit a step, df one edit after the other, ft-l bounds how far a number may move, full tunes
     all weights, lora a low-rank change. Reliability, generalisation, locality and the loss on general text are printed;
     the pair in --out holds what moved and nothing else. Ctrl-C keeps what was done; --resume continues.
+
+    Which place is best differs from model to model: --search-location edits up to a hundred of the facts, evenly
+    spread, at each feed-forward projection of each block in turn, and takes the one with the best mean share of
+    reliability, generalisation and locality less the rise of the loss on general text.
     """
     if resume and restart:
         raise InputError("--resume and --restart exclude one another")
+    if search_location and (at is not None or method == "full" or resume):
+        other = "--at" if at is not None else "--resume (with --at, the place that was found)" if resume else "full"
+        raise InputError(f"--search-location chooses the place, and {other} leaves nothing to choose")
+    if search_location and not restart and (out.exists() or out.with_name(f"{out.name}.run").exists()):
+        raise InputError(f"{out} or its run is there already; choose another --out, or --restart to replace it")
     from pairtune.cli._pairs import check_place, write_page
 
     if html is not None:
@@ -59,6 +73,8 @@ def edit(
     from pairtune.pair.recard import rewrite_card
 
     general_task(general)  # before anything large is loaded
+    if search_location:
+        settings["at"] = _best_place(facts, base, {"method": method, **settings}, general, device)
     pair = run(facts, base, out, method=method, device=device, resume=resume, restart=restart, **settings)
     found = measure_edits(pair, facts, general=general)
     assert pair.card is not None
@@ -66,3 +82,24 @@ def edit(
     if html is not None:
         write_page(html, found.html())
     frame.emit({"out": str(out), **found.to_dict()} if json else None, json, text=found)
+
+
+def _best_place(facts: str, base: str, settings: dict[str, Any], general: str, device: str | None) -> str:
+    """The place with the best score; every place's is logged."""
+    from pairtune.analysis.edits import measure_edits
+    from pairtune.data.facts import Facts
+    from pairtune.editing.edit import open_pair
+    from pairtune.editing.locft.search import places
+    from pairtune.editing.locft.search import search_location as search
+    from pairtune.editing.locft.ways import way
+
+    every = Facts.read(facts)
+    some, pair = every.spread(SAMPLE), open_pair(base, device)
+    # As many steps an epoch as the edits that are to be made will have.
+    size = settings.get("batch_size") or way(settings["method"]).batch_size
+    size = max(1, round(min(size, len(every)) * len(some) / len(every)))
+    found = search(
+        pair, some, places(pair.base), lambda one: measure_edits(one, some, general=general).score,
+        {**settings, "batch_size": size},
+    )  # fmt: skip
+    return max(found, key=lambda place: found[place])

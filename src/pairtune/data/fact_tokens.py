@@ -20,17 +20,27 @@ if TYPE_CHECKING:
 
 
 class FactTokens:
-    """Facts and prompts as one tokenizer writes them."""
+    """Facts and prompts as one tokenizer writes them.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self.tokens = Tokens(tokenizer)
+    Args:
+        most: the most tokens that the model reads and writes together.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, most: int):
+        self.tokens, self.most = Tokens(tokenizer), most
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each prompt, with what the tokenizer puts before a text. `DataError` for one without tokens."""
-        found = [self.tokens.start + self.tokens.bare(ids) for ids in self.tokens.plain(texts)]
+        """The ids of each prompt, with what the tokenizer puts before a text.
+
+        Raises `DataError` for one that has no tokens, or so many that no answer fits behind it.
+        """
+        found = self._begun(texts)
         for text, ids in zip(texts, found, strict=True):
             if not ids:
                 raise DataError(f"the prompt {text!r} has no tokens")
+            if len(ids) >= self.most:
+                said = f"{text[:60]!r} ... has {len(ids)} tokens"
+                raise DataError(f"the prompt {said}, the model reads and writes {self.most} together; shorten it")
         return found
 
     def pairs(self, facts: Sequence[Fact]) -> list[tuple[list[int], list[int]]]:
@@ -40,7 +50,7 @@ class FactTokens:
         across the border of prompt and target.
         """
         prompts = self.prompts([fact.prompt for fact in facts])
-        joined = self.prompts([f"{fact.prompt} {fact.target}" for fact in facts])
+        joined = self._begun([f"{fact.prompt} {fact.target}" for fact in facts])
         alone = self.tokens.plain([f" {fact.target}" for fact in facts])
         found = []
         for fact, prompt, whole, target in zip(facts, prompts, joined, alone, strict=True):
@@ -48,7 +58,13 @@ class FactTokens:
             ids = whole[len(prompt) :] if whole[: len(prompt)] == prompt else target
             self._check(fact, ids)
             found.append((prompt, self.tokens.ended(ids)))
+            if len(prompt) + len(found[-1][1]) > self.most:
+                count = len(prompt) + len(found[-1][1])
+                raise DataError(f"{fact.place}: prompt and target have {count} tokens, the model reads {self.most}")
         return found
+
+    def _begun(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.tokens.start + self.tokens.bare(ids) for ids in self.tokens.plain(texts)]
 
     def _check(self, fact: Fact, ids: list[int]) -> None:
         """The ids that are learnt must say the target, spaces and case aside."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class Facts(Sequence):
     """Edits in the order of their file, each prompt and target once.
 
     Attributes:
-        repeated: places of rows that say what an earlier row says; they are left out.
+        repeated: places of rows with the prompt and target of an earlier row, whose rephrases and locality they share.
         unused: columns that mean nothing here.
         fingerprint: hash of all rows in order.
     """
@@ -107,8 +107,12 @@ class Facts(Sequence):
         kept: dict[tuple[str, str], Fact] = {}
         repeated = []
         for fact in facts:
-            if kept.setdefault((fact.prompt, fact.target), fact) is not fact:
+            first = kept.setdefault((fact.prompt, fact.target), fact)
+            if first is not fact:
                 repeated.append(fact.place)
+                rephrases = tuple(dict.fromkeys(first.rephrases + fact.rephrases))
+                locality = tuple(dict.fromkeys(first.locality + fact.locality))
+                kept[fact.prompt, fact.target] = replace(first, rephrases=rephrases, locality=locality)
         unused = [f"{name}{suggest(name, COLUMNS)}" for name in split.columns if name not in COLUMNS]
         return cls(list(kept.values()), repeated, unused, split.fingerprint)
 

@@ -18,6 +18,7 @@ from pairtune.pair.pair import Pair
 from pairtune.training import folders
 
 log = logging.getLogger("pairtune")
+LISTED = 100  # conflicts in the log
 
 
 def edit(
@@ -54,7 +55,7 @@ def edit(
     if out is not None and resume and not restart and is_complete(out):
         return _finished(out, device, chosen, facts)
     with folders.work_folder(out, 1, continuing=resume, restart=restart) as work:
-        pair = _opened(base, device)
+        pair = open_pair(base, device)
         checksum = pair.base.checksum()
         apply(pair, facts, chosen, work)
         pair.verify_base(checksum)
@@ -68,18 +69,24 @@ def edit(
 
 def tell(facts: Facts) -> None:
     """Say in the log what is odd in the facts: conflicts, repeated rows, columns that mean nothing here."""
-    for conflict in (found := facts.conflicts()):
+    found = facts.conflicts()
+    for conflict in found[:LISTED]:
         log.warning("conflict: %s", conflict.said(facts))
     if found:
-        log.warning("%d conflict(s) among %d edits: they cannot all hold", len(found), len(facts))
+        more = f" ({LISTED} are listed, --json has all)" if len(found) > LISTED else ""
+        log.warning("%d conflict(s) among %d edits, which cannot all hold%s", len(found), len(facts), more)
     if facts.repeated:
-        log.warning("%d row(s) repeat an earlier one and are left out: %s", len(facts.repeated), _few(facts.repeated))
+        rows = f"{len(facts.repeated)} row(s) repeat"
+        log.warning("%s an earlier one's prompt and target, and count once: %s", rows, _few(facts.repeated))
     if facts.unused:
         log.info("columns that are not read: %s", _few(facts.unused))
 
 
-def _opened(base: Base | Pair | str | Path, device: str | None) -> Pair:
-    """The pair that is edited, still without the edits. Raises `InputError` for a model that writes no text on."""
+def open_pair(base: Base | Pair | str | Path, device: str | None) -> Pair:
+    """The pair that is to be edited, still without the edits.
+
+    Raises `InputError` for a model that does not write a text on.
+    """
     if isinstance(base, Pair):
         pair = base
     elif isinstance(base, Base):

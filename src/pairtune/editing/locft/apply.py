@@ -19,6 +19,7 @@ from pairtune.editing.locft.ways import WHOLE_BLOCK_LR, Way, way
 from pairtune.errors import InputError
 from pairtune.pair.card import library_versions
 from pairtune.pair.pair import Layer
+from pairtune.training.feeds import longest_input
 from pairtune.training.proofs import digest, prove_delta
 from pairtune.tuners.located import linear_at, usual_place
 
@@ -40,7 +41,7 @@ def apply(pair: Pair, facts: Facts, chosen: Settings, work: Path) -> None:
     Raises as `edit`.
     """
     how = way(chosen.method)
-    pairs = FactTokens(pair.tokenizer).pairs(facts)
+    pairs = FactTokens(pair.tokenizer, longest_input(pair.base)).pairs(facts)
     place, name, values = _place(pair, chosen, how)
     set_seed(chosen.seed)  # LoRA's first values
     tuner = registry.build("tuners", name, values)
@@ -60,6 +61,8 @@ def _trained(
 ) -> dict[str, Any]:
     """Train the top delta; what the card says of it."""
     installed, size = pair.top.installed, min(chosen.batch_size or how.batch_size, len(facts))
+    if chosen.updates is not None and chosen.updates < size:
+        raise InputError(f"updates: a step has {size} edits, more than {chosen.updates} updates allow")
     lr = chosen.lr or _usual_rate(installed, how)
     settings = {**chosen.model_dump(), "at": place, "lr": lr, "batch_size": size}
     identity = _identity(pair, facts, settings)
