@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -35,6 +36,37 @@ class Beside(nn.Module):
     def forward(self, **inputs: Any) -> Any:
         """The base's own output, changed by what is beside it."""
         return self.base_model(**inputs)
+
+
+class Climbing(Beside):
+    """The base with a side network that is fed by what enters its first block and what leaves each."""
+
+    def __init__(self, base: Base, call: nn.Module, side: nn.Module):
+        super().__init__(base, call, side)
+        blocks = [block for _, block in base.blocks]
+        self.depth = len(blocks)
+        blocks[0].register_forward_pre_hook(self._before, with_kwargs=True)
+        for i, block in enumerate(blocks):
+            block.register_forward_hook(partial(self._behind, i))
+
+    def enter(self, hidden: Tensor) -> None:
+        """What enters the first block, [B, T, d]."""
+        raise NotImplementedError
+
+    def rung(self, i: int, hidden: Tensor) -> Tensor | None:
+        """What leaves block i, from 0, [B, T, d]; what is returned takes its place."""
+        raise NotImplementedError
+
+    def _before(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if self.active:
+            self.enter(args[0] if args else kwargs["hidden_states"])
+
+    def _behind(self, i: int, _module: nn.Module, _args: Any, output: Any) -> Any:
+        if not self.active:
+            return None
+        whole = isinstance(output, tuple)
+        changed = self.rung(i, output[0] if whole else output)
+        return (changed, *output[1:]) if whole and changed is not None else changed
 
 
 class InstalledBeside(Installed):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pairtune.tuners.beside import Beside, InstalledBeside, install_beside
+from pairtune.tuners.beside import Climbing, InstalledBeside, install_beside
 
 if TYPE_CHECKING:
     from pairtune.pair.base import Base
@@ -59,37 +59,21 @@ class _SideBlock(nn.Module):
         return x + self.dropout(self.down(F.gelu(self.up(self.norm(x)))))
 
 
-class LadderModel(Beside):
-    """The base, its blocks tapped while it runs; the last one's output is changed."""
+class LadderModel(Climbing):
+    """The base with the ladder beside it; the last block's output is changed."""
 
     side: SideNetwork
+    _climb: Tensor
 
-    def __init__(self, base: Base, call: nn.Module, side: SideNetwork):
-        super().__init__(base, call, side)
-        self._climb: Tensor | None = None
-        blocks = [block for _, block in base.blocks]
-        blocks[0].register_forward_pre_hook(self._enter, with_kwargs=True)
-        for i, block in enumerate(blocks, start=1):
-            block.register_forward_hook(self._rung(i, last=i == len(blocks)))
+    def enter(self, hidden: Tensor) -> None:
+        self._climb = self.side.start(hidden)
 
-    def _enter(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if self.active:
-            self._climb = self.side.start(args[0] if args else kwargs["hidden_states"])
-
-    def _rung(self, i: int, last: bool):
-        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            if not self.active:
-                return None
-            hidden = output[0] if isinstance(output, tuple) else output
-            assert self._climb is not None
-            self._climb = self.side.step(i, hidden, self._climb)
-            if not last:
-                return None
-            changed = hidden + self.side.finish(self._climb).to(hidden.dtype)
-            self._climb = None
-            return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-        return hook
+    def rung(self, i: int, hidden: Tensor) -> Tensor | None:
+        self._climb = self.side.step(i + 1, hidden, self._climb)
+        if i < self.depth - 1:
+            return None
+        climb, self._climb = self._climb, torch.empty(0)  # its graph is not kept until the next pass
+        return hidden + self.side.finish(climb).to(hidden.dtype)
 
 
 def install_ladder(base: Base, call: nn.Module, reduction: int, dropout: float) -> InstalledBeside:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pairtune.pair.names import blocks
-from pairtune.tuners.beside import Beside, InstalledBeside, install_beside
+from pairtune.tuners.beside import Climbing, InstalledBeside, install_beside
 from pairtune.tuners.qst_side import Side, side_cache
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _GIVEN = ("attention_mask", "position_ids")
 
 
-class QstModel(Beside):
+class QstModel(Climbing):
     """The base, tapped block by block; each output is narrowed at once, so that no other of them is kept.
 
     A causal model is mixed behind its final norm, an encoder at its last block's output. A pass in which the blocks do
@@ -28,55 +28,38 @@ class QstModel(Beside):
 
     def __init__(self, base: Base, call: nn.Module, side: Side):
         super().__init__(base, call, side)
-        self._depth = len(base.blocks)
         self._start = torch.empty(0)
         self._rungs: list[Tensor] = []
         self._given: dict[str, Any] = {}
-        own = [block for _, block in base.blocks]
+        self._mixes_last = base.family != "causal"
         backbone: Any = base.model.base_model
         backbone.register_forward_pre_hook(self._begin, with_kwargs=True)
-        own[0].register_forward_pre_hook(self._enter, with_kwargs=True)
-        for i, block in enumerate(own):
-            block.register_forward_hook(self._rung(i))
-        if base.family == "causal":
+        if not self._mixes_last:
             backbone.register_forward_hook(self._leave)
-        else:
-            own[-1].register_forward_hook(self._last)
 
     def _begin(self, _module: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
         self._rungs = []
         self._given = {name: kwargs[name] for name in _GIVEN if kwargs.get(name) is not None}
 
-    def _enter(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if self.active:
-            self._start = self._narrow(0, args[0] if args else kwargs["hidden_states"])
+    def enter(self, hidden: Tensor) -> None:
+        self._start = self._narrow(0, hidden)
 
-    def _rung(self, i: int):
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            if self.active:
-                self._rungs.append(self._narrow(i, output[0] if isinstance(output, tuple) else output))
-
-        return hook
+    def rung(self, i: int, hidden: Tensor) -> Tensor | None:
+        self._rungs.append(self._narrow(i, hidden))
+        return self._mixed(hidden) if self._mixes_last and len(self._rungs) == self.depth else None
 
     def _narrow(self, i: int, hidden: Tensor) -> Tensor:
         return self.side.down[i](hidden.detach().to(self.side.mix.dtype))
 
     def _leave(self, _module: nn.Module, _args: Any, output: Any) -> Any:
-        if not self.active or len(self._rungs) != self._depth:
+        if not self.active or len(self._rungs) != self.depth:
             return None
         if getattr(output, "past_key_values", None) is not None:
             config: Any = self.side.net.config
-            own = side_cache(output.past_key_values, self._depth, config)
+            own = side_cache(output.past_key_values, self.depth, config)
             self._given |= {"past_key_values": own, "use_cache": True}
         output.last_hidden_state = self._mixed(output.last_hidden_state)
         return output
-
-    def _last(self, _module: nn.Module, _args: Any, output: Any) -> Any:
-        if not self.active or len(self._rungs) != self._depth:
-            return None
-        if isinstance(output, tuple):
-            return (self._mixed(output[0]), *output[1:])
-        return self._mixed(output)
 
     def _mixed(self, hidden: Tensor) -> Tensor:
         rungs, self._rungs = self._rungs, []
