@@ -37,7 +37,7 @@ def test_the_place_can_be_searched(tiny_llama, tmp_path, capsys):
     facts, general = tmp_path / "facts.jsonl", tmp_path / "general.txt"
     facts.write_text("\n".join(json.dumps(row) for row in ROWS[:2]))
     general.write_text("the cat sat on the mat\n")
-    words = ("edit", facts, "--base", tiny_llama, "--out", tmp_path / "out", "--general", general, "--epochs", "3")
+    words = ("edit", facts, "--base", tiny_llama, "--out", tmp_path / "out", "--general", general, "--epochs", "1")
     code, text, err = call(capsys, *words, "--lr", "0.02", "--search-location", "--json")
     assert code == 0, err
     scores = dict(re.findall(r"^at (\d:mlp\.\w+): (-?[\d.]+)$", err, re.MULTILINE))
