@@ -68,7 +68,7 @@ def look(pair: Pair, texts: Sequence[str], k: Count, layers: Layers, needed: Seq
     refuse(sides, needed)
     outside = OffTopic(pair, list(texts))
     signed = {
-        name: replace(side, directions=side.directions.to(pair.base.device) * _signs(outside, pair, side))
+        name: replace(side, directions=side.directions.to(pair.base.device) * signs(outside, pair, side))
         for name, side in sides.items()
     }
     return Looked(
@@ -96,7 +96,7 @@ def refuse(sides: Mapping[str, Side], needed: Sequence[str]) -> None:
             )
 
 
-def _signs(outside: OffTopic, pair: Pair, side: Side) -> Tensor:
+def signs(outside: OffTopic, pair: Pair, side: Side) -> Tensor:
     """[k] 1 or −1, so that the delta moves texts from outside towards each direction, over all blocks."""
     moved = outside.displacement(pair, side.directions.to(pair.base.device)).sum(0)
     return torch.where(moved < 0, -1.0, 1.0).to(side.directions).to(pair.base.device)
