@@ -26,7 +26,7 @@ def edit(
     ] = False,
     lr: Annotated[float | None, typer.Option(help="Learning rate of Adam; by default the method's.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Edits of a step; by default 100, where there are steps.")
+        int | None, typer.Option(help="Edits of a step; by default 100 (one for bf, df, ft-l).")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Most passes; depth-first, most steps on an edit; 25.")] = None,
     updates: Annotated[int | None, typer.Option(help="Most gradients of single edits, to compare methods.")] = None,

@@ -2,7 +2,7 @@
 
 Paper: "Fine-tuning Done Right in Model Editing", arXiv 2509.22072.
 
-Setting, cut to two cores: a language model of 2.2 M parameters and 6 blocks, taught here on made facts (each told in
+Setting, cut to two cores: a language model of 1.8 M parameters and 4 blocks, taught here on made facts (each told in
 two ways, `locft/world.py`) among children's stories until it knows them. 300 facts that it knows get another answer of
 the same kind; the rephrase and the facts that stay (about a hundred) are asked as well; general ability is the loss on
 stories that were not read. Everything is measured by free generation with exact match. What was cut: the models of 7 B
@@ -117,11 +117,11 @@ REPRODUCTION = Reproduction(
     settings={
         "data": None,
         "seeds": 3,
-        "shape": ["--layers", "6", "--width", "128", "--inner", "344", "--decay-tokens", "300000"],
-        "people": 85,
+        "shape": ["--layers", "4", "--width", "128", "--inner", "344", "--decay-tokens", "300000"],
+        "people": 80,
         "tellings": 40,
         "characters": 300_000,
-        "tokens": 1_800_000,
+        "tokens": 1_900_000,
         "edits": 300,
         "held": 60,
         "texts": 60,
