@@ -12,10 +12,10 @@ A seed draws the new answers, the order of the edits in their file and that of t
 serves all arms but the full one: of every block's MLP in, MLP out and attention out the best with LocFT-BF on 60
 validation edits, by the mean share of edits, rephrases and kept answers that are right, less the rise of the general
 loss. Each arm's learning rate is the one out of three with the most validation edits that hold, with seed 0; the grids
-were set after a pilot on 55 facts of another, smaller base. Validation batches are smaller as the edits are fewer, so
-that an epoch has as many steps. Equal work is counted in gradients of single edits: depth-first takes at most 25 steps
-on an edit and stops when it is learnt, and the arms with "DF's updates" get as many as it has taken with that seed.
-Nothing is chosen on the 300 edits.
+were set after pilots with seed 0 on 50 facts of two smaller bases, whose figures were seen. Validation batches are
+smaller as the edits are fewer, so that an epoch has as many steps. Equal work is counted in gradients of single edits:
+depth-first takes at most 25 steps on an edit and stops when it is learnt, and the arms with "DF's updates" get as many
+as it has taken with that seed. Nothing is chosen on the 300 edits.
 
 The note's own directions stand under "choices". The stories (`gutenberg_stories`) are in the data folder, named by
 PAIRTUNE_DATA or by `--set data=FOLDER`.
