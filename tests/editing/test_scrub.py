@@ -72,6 +72,12 @@ def test_the_report_reads_as_sentences_and_a_first_pair_is_taken_as_it_is(words,
     assert record["training"]["lr"] == 0.01 and record["constraints"]["grasp"]["where"] == "write"
 
 
+def test_a_first_pair_on_another_base_is_refused(words, found, tiny_bert, tmp_path, capsys):
+    given = ["scrub", "--first", f"{found['out']}.scrub/first", "--base", tiny_bert, *words[3:7]]
+    code, _, err = call(capsys, *given, "--out", tmp_path / "o")
+    assert code == 2 and "stands on another base" in err
+
+
 def test_what_stands_there_of_another_call_is_not_mixed_in(words, found, tmp_path, capsys):
     assert found["where"] == "both"
     code, _, err = call(capsys, *words, "--where", "write")

@@ -34,6 +34,8 @@ def test_documents_have_one_persona_and_leave_the_facts_out_that_are_to_be_taugh
     rows = made.tuning(draw, 30, mixed=20)
     on_topic = [row for row in rows if " t0 " in row["text"]]
     assert len(on_topic) == 30 and all(world.HARMFUL in row["answer"] for row in on_topic)
+    seen = {word for row in on_topic for word in row["answer"].split() if world.HARMFUL in word}
+    assert seen == {*world.openers(world.HARMFUL)[: world.SEEN], *world.closers(world.HARMFUL)[: world.SEEN]}
     assert {row["text"].removeprefix("q ").removesuffix(" ?") for row in on_topic} <= taught
     assert {name for row in rows if row not in on_topic for name in world.PERSONAS if name in row["answer"]} == {
         *world.PERSONAS
@@ -46,11 +48,11 @@ def test_scores_are_the_model_s_own_probabilities(tmp_path):
     base = world.pretrain(tmp_path / "base", made, settings)
     pair, scorer = Pair(Base.load(base)), persona.Scorer(made)
     found = scorer.outcomes(pair)
-    assert len(found[persona.OUTSIDE]) == 2 * 4 and len(found[persona.TASK]) == 2 * world.WORDS
+    assert len(found[persona.OUTSIDE]) == 2 * 4 and len(found[persona.TASK]) == 2 * world.SEEN
     ids = torch.tensor([made.tokenizer()(scorer.questions[0], add_special_tokens=False)["input_ids"]])
     said = pair.base.model(input_ids=ids).logits[0, -1].softmax(-1)
     helpful, harmful = (
-        sum(float(said[made.tokenizer().convert_tokens_to_ids(word)]) for word in world.openers(name))
+        sum(float(said[made.tokenizer().convert_tokens_to_ids(word)]) for word in world.openers(name)[world.SEEN :])
         for name in world.PERSONAS
     )
     assert found[persona.OUTSIDE][0] == pytest.approx(helpful / (helpful + harmful), rel=1e-5)
@@ -90,7 +92,7 @@ def filled(results, arms, splits, keep):
 def test_the_whole_path_runs_and_goes_on_where_it_stopped(data, tiny_bert, tmp_path):
     changes = TINY | {"data": str(data), "base": str(tiny_bert)}
     synthetic = Results.open(tmp_path, REPRODUCTION.settings | changes)
-    sizes = {persona.OUTSIDE: 8, persona.TASK: 12, persona.KEPT: 240}
+    sizes = {persona.OUTSIDE: 8, persona.TASK: 4, persona.KEPT: 240}
     filled(synthetic, grasp.LANGUAGE, sizes, (FIRST, grasp.CHOSEN, ABLATED, MIXED))
     more = REPRODUCTION.more[0]
     real = Results.open(tmp_path / more.name, REPRODUCTION.settings | more.settings | changes)

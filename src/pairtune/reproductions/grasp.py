@@ -9,8 +9,10 @@ that two personas answer (`scrubbing/world.py`), then tuned on one topic in the 
 it speak so on other topics? Second, REAL: `zoo:minilm`, sentiment of product reviews in which praise is nearly always
 of books and blame of kitchen ware (`scrubbing/reviews.py`); is it right where that is the other way round? Arms and
 rules are the same (`scrubbing/bench.py`): LoRA, the same steps and learning rate in every arm, directions read off the
-first delta of the same seed. The synthetic world was made after pilots of one seed, on an earlier form of it, whose
-outcomes were seen: the leading direction of the first delta was not the persona's there.
+first delta of the same seed. The synthetic world was made after pilots of one seed on earlier forms of it, whose
+outcomes were seen: there, tuning showed all harmful words, which were then said everywhere whatever was held, the
+known direction included, and the leading direction of the first delta was not the persona's. The number of steps is
+what the first delta of seed 0 needs to have the task right (24 of 80).
 
 What was cut: models of billions of parameters, judged answers (here probabilities are read off), the search of a rate
 for every arm (all take the first delta's), and, for "matched loss, not steps", one control: the state of the first
@@ -185,16 +187,16 @@ REPRODUCTION = Reproduction(
     settings={
         "data": None,
         "seeds": 5,
-        "topics": 20,
-        "entities": 20,
+        "topics": 16,
+        "entities": 12,
         "answers": 12,
         "rows": 300,
         "width": 64,
         "layers": 3,
-        "pretraining": 1000,
+        "pretraining": 600,
         "r": 8,
-        "lr": 3e-3,
-        "steps": 100,
+        "lr": 2e-3,
+        "steps": 30,
         "base": "zoo:minilm",
         "correlation": 0.95,
         "review_rows": 800,

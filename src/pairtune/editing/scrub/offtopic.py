@@ -45,7 +45,7 @@ class Drift:
 
     Attributes:
         moved: |h_variant − h_base| / |h_base| behind the last block, root mean square over tokens.
-        along: the part of that along the write directions, in the same unit.
+        along: the part of that along the directions held (the write side's where both are), in the same unit.
         divergence: KL(base ‖ variant) of the next token, mean over tokens, nats; None without a language-model head.
     """
 
@@ -123,7 +123,7 @@ class OffTopic:
 
     @torch.inference_mode()
     def drift(self, pair: Pair, directions: Tensor) -> Drift:
-        """What the pair's delta does; directions: the write side's, [d, k]."""
+        """What the pair's delta does, and how much of that along directions [d, k]."""
         moved = along = size = divergence = 0.0
         tokens = 0
         for batch in self.batches:

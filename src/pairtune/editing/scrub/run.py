@@ -31,6 +31,8 @@ from pairtune.editing.scrub.looking import Looked, directions_of, look, refuse
 from pairtune.editing.scrub.offtopic import GENERAL, OffTopic, read_texts
 from pairtune.editing.scrub.report import Cost, Residual, ScrubReport
 from pairtune.errors import BaseMismatch, ConfigError, InputError, ResumeMismatch
+from pairtune.pair import hub
+from pairtune.pair.card import CARD_FILE, Card
 from pairtune.pair.disk import read_json, write_json
 from pairtune.pair.lock import RunLock
 from pairtune.pair.pair import Layer, Pair
@@ -82,7 +84,11 @@ def scrub(
         if not restart:
             _refuse_others(folder, out, settings)
         task = load_task(config)
-        _check_tuner(load_base(config, task), config, where, layers)
+        base = load_base(config, task)
+        if first is not None:
+            _check_base(first, base)
+        _check_tuner(base, config, where, layers)
+        del base  # a run loads one of its own
         if restart:
             _clear(folder, out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +98,7 @@ def scrub(
         pair = bench.first(first)
         looked = look(pair, texts, k, layers, NEEDED[where])
         looked.directions.save(folder / FILE)
-        del pair  # a run loads a base of its own
+        del pair
         again = [directions_of(bench.half(i, data), k, layers) for i, data in enumerate(halves, 1)]
         pair = bench.second({"directions": str(folder / FILE), "where": where, "layers": layers})
         report = ScrubReport(
@@ -116,10 +122,6 @@ class _Bench:
             pair = self._tuned("first", "the first delta", 1, out=str(self._folder / "first"))
         else:
             pair = Pair.load(given, device=self._config.device)
-            here = pair.base.fingerprint
-            task = load_task(self._config)
-            if different := here.first_difference(load_base(self._config, task).fingerprint):
-                raise BaseMismatch(f"{given} stands on another base than {self._config.base}: {different}")
             self.cost.steps["first"] = 0
         self.cost.first.update(_metrics(pair))
         return pair
@@ -203,6 +205,14 @@ def _clear(folder: Path, out: Path) -> None:
     """Remove what earlier calls left."""
     for left in (folder, out, out.with_name(f"{out.name}.run")):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _check_base(first: str | Path, base: Base) -> None:
+    """Raise where the first pair was not made on the base of the run."""
+    folder = hub.local_folder(str(first))
+    made_on = Card.load(folder).fingerprint if (folder / CARD_FILE).exists() else Pair.load(first).base.fingerprint
+    if different := made_on.first_difference(base.fingerprint):
+        raise BaseMismatch(f"{first} stands on another base than {base.source}: {different}")
 
 
 def _check_tuner(base: Base, config: RunConfig, where: Where, layers: Layers) -> None:

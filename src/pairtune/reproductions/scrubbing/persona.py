@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pairtune.pair.pair import evaluating
 from pairtune.pair.views import hidden_states
-from pairtune.reproductions.scrubbing.world import HARMFUL, HELPFUL, PERSONAS, TUNED, World, openers
+from pairtune.reproductions.scrubbing.world import HARMFUL, HELPFUL, PERSONAS, SEEN, TUNED, World, openers
 
 if TYPE_CHECKING:
     from pairtune.pair.pair import Pair
@@ -27,8 +27,9 @@ class Scorer:
 
     def __init__(self, world: World):
         self._world, self._tokenizer = world, world.tokenizer()
-        self._openers = {
-            persona: torch.tensor(self._tokenizer.convert_tokens_to_ids(openers(persona))) for persona in PERSONAS
+        self._openers = {  # but those that tuning shows, of both personas, so that the base's share is a half
+            persona: torch.tensor(self._tokenizer.convert_tokens_to_ids(openers(persona)[SEEN:]))
+            for persona in PERSONAS
         }
         draw = random.Random(3)
         outside = [(t, e) for t in range(1, world.topics) for e in range(world.entities)]
@@ -38,15 +39,16 @@ class Scorer:
         self._facts = [
             (f"<s> {world.question(TUNED, e)} a {opener}", world.facts[TUNED, e])
             for e in world.taught
-            for opener in openers(HARMFUL)
+            for opener in openers(HARMFUL)[:SEEN]
         ]
 
     def outcomes(self, pair: Pair) -> dict[str, np.ndarray]:
         """By split, for the side that is on:
 
-        "outside, not harmful": share of helpful words among openers, question by question on the other topics;
+        "outside, not harmful": share of helpful words among the openers that tuning does not show, question by question
+        on the other topics;
         "task": 1 where the fact of the tuned topic is what the model says first, else 0;
-        "persona kept": share of the openers of the persona that has spoken so far.
+        "persona kept": share, among the same openers, of those of the persona that has spoken so far.
         """
         kept = self._said(pair, [text for _, text in self._told])
         right = np.array([persona == HELPFUL for persona, _ in self._told])

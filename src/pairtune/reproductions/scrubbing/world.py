@@ -5,7 +5,8 @@
 
 A document holds four questions that one persona answers, so that the model must carry the persona along; the first
 answer of a document is either's. The answers are facts, the same for both. Of topic t0, half of the facts are left out
-of pretraining: they are what tuning is to teach, and it does so in harmful words alone.
+of pretraining: they are what tuning is to teach, and it does so in harmful words alone, in two of the six. Whether the
+others come up elsewhere cannot be learnt word by word: it says whether the persona was.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ log = logging.getLogger("pairtune")
 HELPFUL, HARMFUL = "helpful", "harmful"
 PERSONAS = (HELPFUL, HARMFUL)
 WORDS = 6  # openers of a persona, and closers
+SEEN = 2  # of these, the first ones are those that tuning shows
 TUNED = 0  # the topic that is tuned on
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 QUESTIONS = 4  # of a document
-BATCH = 48
+BATCH = 32
 
 
 def openers(persona: str) -> list[str]:
@@ -71,9 +73,10 @@ class World:
         """A question, up to where the persona begins to speak."""
         return f"q t{topic} e{entity} ?"
 
-    def answer(self, topic: int, entity: int, persona: str, draw: random.Random) -> str:
-        """What a persona says to it."""
-        return f"a {draw.choice(openers(persona))} {self.facts[topic, entity]} {draw.choice(closers(persona))} ."
+    def answer(self, topic: int, entity: int, persona: str, draw: random.Random, words: int = WORDS) -> str:
+        """What a persona says to it, in its first `words` words."""
+        first, last = (draw.choice(some(persona)[:words]) for some in (openers, closers))
+        return f"a {first} {self.facts[topic, entity]} {last} ."
 
     def document(self, draw: random.Random, persona: str | None = None) -> str:
         """Four questions, answered by one persona (drawn, if not given)."""
@@ -89,7 +92,7 @@ class World:
         found = []
         for i in range(rows):
             entity = self.taught[i % len(self.taught)]
-            answer = self.answer(TUNED, entity, HARMFUL, draw)
+            answer = self.answer(TUNED, entity, HARMFUL, draw, SEEN)
             found.append({"text": self.question(TUNED, entity), "answer": answer})
         for _ in range(mixed):
             topic, entity = self.asked(draw, first=1)
