@@ -64,8 +64,9 @@ def _copied(step: Step) -> Iterator[Tensor]:
 def _values(step: Step, place: Place) -> Iterator[Tensor]:
     read = place.source.read(place.name)
     for start in range(0, _count(step.shape), PIECE):
-        found = read.value(start, min(start + PIECE, _count(step.shape)), step.arithmetic).to(step.dtype)
-        if not _finite(found):
+        exact = read.value(start, min(start + PIECE, _count(step.shape)), step.arithmetic)
+        found = exact.to(step.dtype)
+        if not _fits(exact, step.dtype) and not _finite(found):
             raise _broken(place)
         yield found
 
@@ -83,7 +84,7 @@ def _added_rows(piece: Operands, having: list[int]) -> Tensor:
 
 def _rounded(step: Step, result: Tensor, piece: Operands) -> Tensor:
     found = result.to(step.dtype)
-    if not _finite(found):
+    if not _fits(result, step.dtype) and not _finite(found):
         read = list(zip(step.inputs, piece.inputs, strict=True))
         if step.base is not None and piece.origin is not None:
             read.append((step.base, piece.origin))
@@ -92,6 +93,15 @@ def _rounded(step: Step, result: Tensor, piece: Operands) -> Tensor:
                 raise _broken(place)
         raise DeltaMismatch(f"{step.name}: the result is too large for {step.dtype}; are the weights as meant?")
     return found
+
+
+def _fits(exact: Tensor, dtype: torch.dtype) -> bool:
+    """Whether every number surely is finite in a type; the unrounded ones are asked, which are quicker to read."""
+    if not exact.numel() or not (exact.is_floating_point() and dtype.is_floating_point):
+        return False
+    low, high = exact.aminmax()  # NaN, where there is one
+    limit = torch.finfo(dtype).max
+    return -limit <= low.item() and high.item() <= limit
 
 
 def _finite(piece: Tensor) -> bool:
