@@ -60,14 +60,14 @@ def test_ast_petl_runs_with_bottlenecks_as_large_as_its_adapters(data, tiny_ast,
     settings = ast_petl.REPRODUCTION.settings | changes | {"reduction": 8, "plain reduction": 5}
     arms = ast_petl.arms(settings)
     assert {name for part in ast_petl.REPRODUCTION.parts for name in (part.method, part.baseline)} == set(arms)
-    some = (ast_petl.CONFORMER, ast_petl.ALONE, ast_petl.PLAIN, ast_petl.PARALLEL_RESIDUAL)
+    some = (ast_petl.CONFORMER, ast_petl.ALONE, ast_petl.PLAIN, ast_petl.RESIDUAL)
     monkeypatch.setattr(ast_petl, "arms", lambda _settings: {name: arms[name] for name in some})
     results = Results.open(tmp_path, settings)
     ast_petl.run(results, settings)
     assert all(len(results.outcomes[name][0]["test"]) == 6 for name in some)
     counts = {arm: found["adapters"] for arm, found in results.notes["trainable numbers"].items()}
     assert counts[ast_petl.PLAIN] == pytest.approx(counts[ast_petl.CONFORMER], rel=0.15)
-    assert counts[ast_petl.ALONE] < counts[ast_petl.CONFORMER] == counts[ast_petl.PARALLEL_RESIDUAL]
+    assert counts[ast_petl.ALONE] < counts[ast_petl.CONFORMER] == counts[ast_petl.RESIDUAL]
     takes = {split: (tmp_path / "tasks" / "0" / f"{split}.csv").read_text() for split in ("train", "validation")}
     assert takes["train"].count("anna") == 12 and takes["validation"].count("anna") == 4
     assert not set(takes["train"].splitlines()[1:]) & set(takes["validation"].splitlines()[1:])

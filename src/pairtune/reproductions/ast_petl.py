@@ -3,15 +3,16 @@
 Paper: "Parameter-Efficient Transfer Learning of Audio Spectrogram Transformers", arXiv 2312.03694.
 
 Setting, cut to two cores: a base of 2.7 M parameters (`zoo:tiny-ast`, pretrained on environmental sound and made
-voices) in place of AST, spoken digits in place of five sets of sound and speech, 20 recordings of each digit, 75 steps
+voices) in place of AST, spoken digits in place of five sets of sound and speech, 20 recordings of each digit, 60 steps
 of 12, AdamW. A seed draws the recordings and sets head, order and dropout; validation and test stay (takes of the same
 six speakers that training does not have). The head reads the class tokens, which attention has mixed. Each arm's
 learning rate is the best of three on validation with seed 0; the state after the last step is what counts.
 
-The arms: Conformer adapters beside the feed-forward parts, 8 channels wide as in the paper and 31 tokens long; the same
-in sequence; with a kernel of 1, which mixes no tokens; plain bottlenecks beside the same parts with as many numbers
-(2 % more); LoRA of rank 8; all weights; the head alone. Prompts and biases are left out. For the rule on residual
-connections, both forms once more the way that the paper advises against, at the rate of their form.
+The arms: Conformer adapters beside the feed-forward parts, 8 channels wide as in the paper and 31 tokens long; with a
+kernel of 1, which mixes no tokens; with the residual connection that the paper advises against, at the same rate; plain
+bottlenecks beside the same parts with as many numbers (2 % more); LoRA of rank 8; all weights; the head alone. Left out
+are prompts, biases, and the forms in sequence: without a residual connection and with a zero start, those begin without
+the feed-forward parts, so that what the paper compares there is not what would be compared here.
 
 "As good" is judged with a margin of two points. Trainable numbers stand under "choices". The data folder (`fsdd`) is
 named by PAIRTUNE_DATA or by `--set data=FOLDER`.
@@ -27,8 +28,7 @@ from pairtune.reproductions.encoders.arms import Arm, Bench
 from pairtune.reproductions.encoders.cuts import SOUNDS, recordings, write_sounds
 from pairtune.reproductions.frame import Part, Reproduction, Results
 
-CONFORMER, SEQUENTIAL, ALONE, PLAIN = "Conformer", "Conformer, in sequence", "kernel 1", "bottleneck"
-PARALLEL_RESIDUAL, NO_RESIDUAL = "Conformer, residual", "Conformer, in sequence, no residual"
+CONFORMER, ALONE, RESIDUAL, PLAIN = "Conformer", "Conformer, kernel 1", "Conformer, residual", "bottleneck"
 LORA, FULL, HEAD = "LoRA", "all weights", "head"
 VALIDATION_TAKES, TEST_TAKES = range(23, 25), range(22, 23)  # of those that the set gives to training
 
@@ -43,11 +43,9 @@ def arms(settings: dict[str, Any]) -> dict[str, Arm]:
     plain = {"name": "adapter", "reduction": settings["plain reduction"], "form": "parallel"}
     return {
         CONFORMER: Arm(conformer(), rates["few"]),
-        SEQUENTIAL: Arm(conformer(form="sequential"), rates["few"]),
         ALONE: Arm(conformer(kernel=1), rates["few"]),
         PLAIN: Arm(plain, rates["few"]),
-        PARALLEL_RESIDUAL: Arm(conformer(residual=True), CONFORMER),
-        NO_RESIDUAL: Arm(conformer(form="sequential", residual=False), SEQUENTIAL),
+        RESIDUAL: Arm(conformer(residual=True), CONFORMER),
         LORA: Arm({"name": "lora", "r": 8, "alpha": 16}, rates["few"]),
         FULL: Arm("full", rates["all"]),
         HEAD: Arm("head", rates["head"]),
@@ -88,11 +86,9 @@ REPRODUCTION = Reproduction(
         _part("by mixing neighbours", CONFORMER, ALONE),
         Part("as good as all weights", CONFORMER, FULL, ("test",), margin=0.02),
         _part("more than LoRA", CONFORMER, LORA),
-        _part("no residual connection in parallel", CONFORMER, PARALLEL_RESIDUAL),
-        _part("a residual connection in sequence", SEQUENTIAL, NO_RESIDUAL),
+        _part("better without a residual connection", CONFORMER, RESIDUAL),
         # Published beside the claim.
         _part("more than the head", CONFORMER, HEAD, counts=False),
-        _part("beside against behind", CONFORMER, SEQUENTIAL, counts=False),
         _part("plain bottlenecks against LoRA", PLAIN, LORA, counts=False),
     ),
     run=run,
@@ -101,14 +97,14 @@ REPRODUCTION = Reproduction(
         "data": None,
         "seeds": 5,
         "each": 20,
-        "steps": 75,
+        "steps": 60,
         "batch": 12,
         "reduction": 24,
         "plain reduction": 14,
         "kernel": 31,
         "rates": {
             "few": [1e-3, 3e-3, 1e-2],
-            "all": [1e-4, 3e-4, 1e-3],
+            "all": [3e-4, 1e-3, 3e-3],
             "head": [3e-3, 1e-2, 3e-2],
         },
         "precision": "bf16",
