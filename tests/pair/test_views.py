@@ -124,6 +124,20 @@ def test_soft_caps_and_scales_around_the_head_survive_the_slices(monkeypatch):
         assert not found[:, 0].any()
 
 
+def test_a_model_that_asks_its_backbone_for_more_is_scored():
+    """GPT-2's head reads the cross-attentions of its backbone's output, too."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=8, n_layer=2, n_head=2, n_positions=16)).eval()
+    ids = torch.randint(1, 60, (2, 9))
+    with torch.no_grad():
+        found = token_log_probs(model, model, {"input_ids": ids}, ids)
+        said = model(input_ids=ids).logits[:, :-1].log_softmax(-1)
+    expected = said.gather(-1, ids[:, 1:, None]).squeeze(-1)
+    torch.testing.assert_close(found[:, 1:], expected, atol=1e-5, rtol=1e-5)
+
+
 def test_activations_of_both_sides(tiny_llama, tiny_bert, tiny_t5):
     for folder in (tiny_llama, tiny_bert, tiny_t5):
         pair = changed_pair(folder, first_block=1)

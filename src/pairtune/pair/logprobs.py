@@ -130,14 +130,14 @@ def _head_input(call: nn.Module, inner: PreTrainedModel, inputs: dict[str, Any])
 
 def _run_head(inner: PreTrainedModel, hidden: Tensor) -> Tensor:
     """The model's forward from its head on, [B, S, d] → [B, S, V]; its backbone is not run again."""
-    from transformers.modeling_outputs import BaseModelOutputWithPast
+    from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions  # whose last field GPT-2 reads
 
     def feed(_module, args):
         return (hidden, *args[1:])
 
     handle = _head(inner).register_forward_pre_hook(feed)
     try:
-        with returning(inner.base_model, BaseModelOutputWithPast(last_hidden_state=hidden)):
+        with returning(inner.base_model, BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)):
             ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
             return inner(input_ids=ids, **_no_cache(inner)).logits
     finally:
