@@ -9,8 +9,8 @@ from pairtune import registry
 from pairtune.errors import InputError
 from pairtune.pair.base import Base
 from pairtune.pair.names import blocks
-from pairtune.tuners.phm import PHMBottleneck, PHMLinear, Rule
 from pairtune.pair.sublayers import sublayers
+from pairtune.tuners.phm import PHMBottleneck, PHMLinear, Rule
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 CONFIGS = {

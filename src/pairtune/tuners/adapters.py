@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pairtune.pair.sublayers import Sublayers, sublayers
 from pairtune.tuners.beside import Beside, InstalledBeside
 from pairtune.tuners.dense import InstalledDense
-from pairtune.pair.sublayers import Sublayers, sublayers
 
 if TYPE_CHECKING:
     from pairtune.pair.base import Base
