@@ -61,7 +61,7 @@ Half of the items are of either kind. No photograph and no digit set was used.""
         "limits": """\
 - It has seen strokes, dust-like figures and plain grounds, never a photograph: on photographs its features are little
   more than edges and colours.
-- Small, and trained for less than an hour or two of one core.""",
+- Small, and trained for no more than a few hours of one core.""",
         "chance": {"characters": 1 / 548, "fractals": 1 / 548},
     },
     "ast": {
@@ -78,7 +78,7 @@ Half of the items are of either kind. No recording of speech was used.""",
         "limits": """\
 - Ten kinds of environmental sound and artificial vowels are all that it knows.
 - Sound beyond 0.96 s is cut off.
-- Small, and trained for less than an hour or two of one core.""",
+- Small, and trained for no more than a few hours of one core.""",
         "chance": {"pieces": 1 / 74, "voices": 1 / 74},
     },
 }
