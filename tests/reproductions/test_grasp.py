@@ -15,7 +15,7 @@ from pairtune.pair.pair import Pair
 from pairtune.reproductions import frame, grasp
 from pairtune.reproductions.frame import Results
 from pairtune.reproductions.scrubbing import persona, reviews, world
-from pairtune.reproductions.scrubbing.bench import ABLATED, DIRECTION, FIRST, MIXED, ORACLE, held
+from pairtune.reproductions.scrubbing.bench import ABLATED, DIRECTION, FIRST, ORACLE
 
 REPRODUCTION = frame.load("grasp")
 TINY = {"topics": 3, "entities": 4, "answers": 3, "rows": 16, "width": 16, "layers": 2, "pretraining": 2, "seeds": 1}
@@ -93,10 +93,10 @@ def test_the_whole_path_runs_and_goes_on_where_it_stopped(data, tiny_bert, tmp_p
     changes = TINY | {"data": str(data), "base": str(tiny_bert)}
     synthetic = Results.open(tmp_path, REPRODUCTION.settings | changes)
     sizes = {persona.OUTSIDE: 8, persona.TASK: 4, persona.KEPT: 240}
-    filled(synthetic, grasp.LANGUAGE, sizes, (FIRST, grasp.CHOSEN, ABLATED, MIXED))
+    filled(synthetic, grasp.LANGUAGE, sizes, (FIRST, grasp.CHOSEN, ABLATED))
     more = REPRODUCTION.more[0]
     real = Results.open(tmp_path / more.name, REPRODUCTION.settings | more.settings | changes)
-    filled(real, grasp.REAL, {reviews.MINORITY: 4, reviews.MAJORITY: 4}, (FIRST, held("backprop"), ABLATED))
+    filled(real, grasp.REAL, {reviews.MINORITY: 4, reviews.MAJORITY: 4}, (FIRST, ABLATED))
     report = frame.execute(REPRODUCTION, tmp_path, changes)
     assert {part["name"] for part in report["parts"]} == {part.name for part in REPRODUCTION.parts}
     numbers = report["numbers"]

@@ -222,7 +222,7 @@ REPRODUCTION = Reproduction(
                 _part("against ablation at inference", CHOSEN, ABLATED, reviews.MINORITY, counts=False),
             ),
             run=run_real,
-            settings={"seeds": 3, "lr": 1e-3, "steps": 60},
+            settings={"lr": 1e-3, "steps": 48},
         ),
     ),
 )
