@@ -6,7 +6,7 @@ Setting, cut to two cores: `zoo:tiny-vit` (2.7 M parameters), all of whose weigh
 (MNIST without 6 and 9, which turn into one another; 80 of each class, 150 steps of 16), takes the place of CLIP; the
 group are the four quarter turns. The test images are turned at random, each by itself. A seed draws the training images
 and sets head, order and dropout; validation and test stay. Learning rates are the best of three on validation with seed
-0, the model's of two.
+0, the model's of two. Sizes were set after a trial with a fifth of the steps on an unfinished base.
 
 Without training: the model on the turned images and on the same upright ones, the mean over turns (equitune), the
 surest turn (equizero, by entropy and by the largest probability). With labelled images that the model has not seen:

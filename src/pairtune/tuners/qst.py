@@ -14,8 +14,8 @@ base. norm and head are the base's, frozen.
 
 Departures: `a` is a plain vector as the paper means it, the released code's sigmoid(1) = 0.73 begins elsewhere (gate
 "sigmoid"); no dropout in the side (as the released code in effect); the absolute maxima of the 4-bit blocks are not
-quantised again, so that a weight takes 4.5 bits; encoders are served too, mixed at the last block's output, and a new
-head trains whole. Ladder side tuning (`ladder`) has residual MLPs in the blocks' place.
+quantised again, so that a weight takes 4.5 bits; encoders of text, images and sound are served too, mixed at the last
+block's output, and a new head trains whole. Ladder side tuning (`ladder`) has residual MLPs in the blocks' place.
 """
 
 from __future__ import annotations
