@@ -98,6 +98,23 @@ def test_the_change_of_the_stream_has_no_part_along_what_writers_may_not_write(t
     assert (later @ directions.write).norm() > 1e-3 * later.norm()
 
 
+def test_the_gradient_is_held_before_the_optimizer_sees_it(tiny_llama, tmp_path):
+    pair = tuned_by(tiny_llama, "lora", init="gaussian")
+    with torch.no_grad():  # A's gradient is zero as long as B is
+        for name, parameter in pair.trainable():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    constraint = Grasp(directions=a_file(tmp_path)[1])
+    constraint.prepare(pair)
+    pair.forward(BATCH).logits.square().mean().backward()
+    before = {one.name: one.parameter.grad.clone() for one in constraint.held}
+    constraint.on_gradients(pair)
+    for one in constraint.held:
+        axis = one.parameter.grad if one.axis == 0 else one.parameter.grad.T
+        raw = before[one.name] if one.axis == 0 else before[one.name].T
+        assert (one.basis.T @ axis).norm() < 1e-5 * axis.norm() < (one.basis.T @ raw).norm()
+
+
 def test_gradients_do_not_flow_back_through_the_directions_and_the_forward_stays(tiny_llama, tmp_path):
     pair = tuned_by(tiny_llama, "lora")
     directions, path = a_file(tmp_path)
