@@ -54,7 +54,7 @@ def calibration(answers: Answers) -> Calibration:
     """Reliability on every split; missing where the task has no classes to be confident of."""
     kind = answers.task.kind
     if kind != "classification":
-        return Calibration({}, {}, f"a task of kind {kind} has no single chosen label whose confidence could be checked")
+        return Calibration({}, {}, f"{kind} tasks have no single chosen label whose confidence could be checked")
     found = Calibration({}, {})
     for split, one in answers.splits.items():
         sides = {model: _confidence(side) for model, side in one.sides.items()}

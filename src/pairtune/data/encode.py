@@ -93,7 +93,7 @@ class Encoder:
                 "stands in the pair's card, and answers are compared on a task with labels"
             )
         if self.view == "labels" and not headed:
-            raise InputError(f"{name}: a task of kind {kind} has no classes or numbers for a head; it needs the tokens view")
+            raise InputError(f"{name}: {kind} tasks have no classes or numbers for a head; they need the tokens view")
         if self.view == "masked" and (self.family != "encoder" or headed or self.chat):
             raise InputError(f"{name}: hidden tokens are learnt by encoders from plain text; take another objective")
         if self.view == "tokens" and (self.family == "encoder" or (headed and kind != "classification")):

@@ -69,7 +69,9 @@ def _classifier(home: Source, kind: str, labels: list[str]) -> tuple[Any, dict[s
 
     assert home.folder is not None
     config = hub.load_config(home.folder)
-    auto_class, settings, _ = model_class(config, family_of(config), kind, labels)
+    found = model_class(config, family_of(config), kind, labels)
+    auto_class: Any = found[0]
+    settings = found[1]
     changes = {
         "problem_type": HEAD_KINDS[kind],
         "id2label": {str(i): label for i, label in enumerate(labels)},
