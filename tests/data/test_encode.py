@@ -98,7 +98,7 @@ def test_a_text_to_write_goes_with_either_family(llama, t5):
         ("regression", "causal", "tokens", "regression cannot be said as text; take the labels view"),
         ("multilabel", "seq2seq", None, "multilabel cannot be said as text"),
         ("classification", "encoder", "tokens", "an encoder has no language-model head"),
-        ("lm", "causal", "labels", "has no classes or numbers for a head"),
+        ("lm", "causal", "labels", "have no classes or numbers for a head"),
         ("classification", "decoder", None, "expected one of encoder, causal, seq2seq, found 'decoder'"),
     ],
 )
