@@ -73,7 +73,7 @@ def write_scored(
                     done += len(chunk)
                     write_json(state, {"identity": dict(identity), "rows": done, "bytes": file.tell()})
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"stopped; {done:,} inputs are scored, the same command goes on") from None
+            raise KeyboardInterrupt(f"{done:,} inputs are scored, the same command goes on") from None
         os.replace(partial, out)
         state.unlink(missing_ok=True)
     return before[0]

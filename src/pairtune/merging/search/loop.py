@@ -194,8 +194,8 @@ class _Run:
                         self.journal.add(one.result())
                         progress(one.result(), total)
             except KeyboardInterrupt:
-                kept = f"; {len(self.journal.trials)} trials are kept, and the same command goes on from there"
-                raise KeyboardInterrupt(f"stopped{kept if self.journal.path else ''}") from None
+                kept = f"{len(self.journal.trials)} trials are kept, and the same command goes on from there"
+                raise KeyboardInterrupt(kept if self.journal.path else "") from None
 
     def _next(self, running: Mapping[Any, tuple[int, Point]]) -> int | None:
         """The first number that is neither done nor running; None where the budget is used up."""
