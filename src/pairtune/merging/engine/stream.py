@@ -93,7 +93,7 @@ def run(steps: Sequence[Step], writer: Writer, threads: int) -> Measured:
                 raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"stopped with {len(writer.digests)} of {len(steps)} tensors written; the same command goes on from there"
+            f"{len(writer.digests)} of {len(steps)} tensors are written; the same command goes on from there"
         ) from None
     finally:
         torch.set_num_threads(own)
