@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from pairtune.errors import DeltaMismatch, MissingView
-from pairtune.pair.files import write_safetensors
+from pairtune.pair.files import open_safetensors, write_safetensors
+
+if TYPE_CHECKING:
+    from pairtune.pair.delta import Delta
 
 DELTA_FILE = "delta.safetensors"
 
@@ -79,6 +83,15 @@ class Installed:
         """Write the delta's files into a folder; returns their names."""
         write_safetensors(folder / DELTA_FILE, {k: v.contiguous() for k, v in self.state().items()}, {})
         return [DELTA_FILE]
+
+    def read(self, folder: Path) -> None:
+        """Copy in what `write` left. Raises `DeltaMismatch` where it does not fit."""
+        stored = open_safetensors(folder / DELTA_FILE)
+        self.load_state({name: stored.tensor(name) for name in stored})
+
+    def delta(self) -> Delta:
+        """The delta as an algebraic object, by the names on disk."""
+        raise NotImplementedError
 
     def frozen_modules(self) -> list[nn.Module]:
         """Modules that stay in evaluation mode while training: those in which nothing trains."""

@@ -69,8 +69,8 @@ class Tuner(Method):
         raise NotImplementedError
 
     def extract(self, installed: Installed) -> Delta:
-        """The delta as an algebraic object, by the names on disk; a copy that later training does not change."""
-        raise NotImplementedError
+        """The delta as an algebraic object, by the names on disk."""
+        return installed.delta()
 
     def start(self, base: Base, pair_model: nn.Module, delta: Delta) -> Installed:
         """Install with a delta of weights, whatever made it, as the first value of what trains.
@@ -81,10 +81,6 @@ class Tuner(Method):
 
     def restore(self, base: Base, pair_model: nn.Module, folder: Path) -> Installed:
         """Install the delta that `Installed.write` left in a folder. Raises `DeltaMismatch` where it does not fit."""
-        from pairtune.pair.files import open_safetensors
-        from pairtune.pair.installed import DELTA_FILE
-
         installed = self.install(base, pair_model)
-        stored = open_safetensors(folder / DELTA_FILE)
-        installed.load_state({name: stored.tensor(name) for name in stored})
+        installed.read(folder)
         return installed

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pairtune.pair.base import Base
-    from pairtune.pair.delta import Delta
     from pairtune.pair.installed import Installed
 
 
@@ -69,8 +68,3 @@ class Adapter(Tuner):
             norms=own.norms,
             provides=self.provides,
         )
-
-    def extract(self, installed: Installed) -> Delta:
-        from pairtune.tuners.beside import delta_of
-
-        return delta_of(installed)

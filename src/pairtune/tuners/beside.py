@@ -86,6 +86,13 @@ class InstalledBeside(Installed):
             f"side.{name}": buffer for name, buffer in model.side.named_buffers() if buffer.is_floating_point()
         }
 
+    def delta(self) -> Delta:
+        """Tensors that stand alone, also the base's parameters that train with the side; a copy."""
+        from pairtune.pair.delta import Delta
+        from pairtune.pair.parts import Module
+
+        return Delta({name: Module(value.clone()) for name, value in self.state().items()})
+
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         return list(self._trainable)
 
@@ -128,11 +135,3 @@ def install_beside(base: Base, call: nn.Module, make: Callable[[], Beside], prov
     call.requires_grad_(False)
     head = InstalledDense(base, sorted(base.new_names), (), call) if base.new_names else None
     return InstalledBeside(make().eval(), provides, head)
-
-
-def delta_of(installed: Installed) -> Delta:
-    """The delta of a side module: its tensors stand alone, also the base's parameters that train with it."""
-    from pairtune.pair.delta import Delta
-    from pairtune.pair.parts import Module
-
-    return Delta({name: Module(value.clone()) for name, value in installed.state().items()})

@@ -9,7 +9,6 @@ Language-models", arXiv 2106.10199: a thousandth of the parameters, which shift 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairtune.errors import InputError
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pairtune.pair.base import Base
-    from pairtune.pair.delta import Delta
     from pairtune.pair.installed import Installed
 
 
@@ -40,11 +38,3 @@ class BitFit(Tuner):
         if not biases:
             raise InputError(f"tuner bitfit: {base.source} has no biases; take lora or sparse")
         return InstalledDense(base, dict.fromkeys([*biases, *head_parameters(base)]), self.provides, pair_model)
-
-    def extract(self, installed: Installed) -> Delta:
-        return installed.delta()  # type: ignore[attr-defined]
-
-    def restore(self, base: Base, pair_model: nn.Module, folder: Path) -> Installed:
-        installed = self.install(base, pair_model)
-        installed.read(folder)  # type: ignore[attr-defined]
-        return installed

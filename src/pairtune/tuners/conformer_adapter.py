@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pairtune.pair.base import Base
-    from pairtune.pair.delta import Delta
     from pairtune.pair.installed import Installed
 
 
@@ -73,8 +72,3 @@ class ConformerAdapter(Tuner):
             norms=own.norms,
             provides=self.provides if residual == usual else self.provides - {"identity_at_start"},
         )
-
-    def extract(self, installed: Installed) -> Delta:
-        from pairtune.tuners.beside import delta_of
-
-        return delta_of(installed)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pairtune.pair.base import Base
-    from pairtune.pair.delta import Delta
     from pairtune.pair.installed import Installed
 
 
@@ -59,8 +58,3 @@ class DeepPrompt(Tuner):
         installed = install_beside(base, pair_model, lambda: PromptedModel(base, pair_model, side), self.provides)
         check_blocks(base, installed)
         return installed
-
-    def extract(self, installed: Installed) -> Delta:
-        from pairtune.tuners.beside import delta_of
-
-        return delta_of(installed)

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pairtune.pair.base import Base
-    from pairtune.pair.delta import Delta
     from pairtune.pair.installed import Installed
 
 SINGLE = "single_label_classification"
@@ -137,16 +136,7 @@ class Equitune(Tuner):
         group = make_group(base, self.settings.group, self.settings.cycles)
         return install_invariant(base, pair_model, group, self.settings, self._trains, self._weights)
 
-    def extract(self, installed: Installed) -> Delta:
-        from pairtune.tuners.beside import delta_of
-
-        return delta_of(installed)
-
     def restore(self, base: Base, pair_model: nn.Module, folder: Path) -> Installed:
-        from pairtune.pair.files import open_safetensors
-        from pairtune.pair.installed import DELTA_FILE
-
         installed = self._install(base, pair_model)
-        stored = open_safetensors(folder / DELTA_FILE)
-        installed.load_state({name: stored.tensor(name) for name in stored})
+        installed.read(folder)
         return installed

@@ -11,7 +11,6 @@ It costs the base's memory a second time, gradients and optimiser states besides
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairtune.tuners import Tuner
@@ -38,15 +37,7 @@ class Full(Tuner):
 
         return InstalledDense(base, base.parameters, self.provides, pair_model)
 
-    def extract(self, installed: Installed) -> Delta:
-        return installed.delta()  # type: ignore[attr-defined]
-
     def start(self, base: Base, pair_model: nn.Module, delta: Delta) -> Installed:
         installed = self.install(base, pair_model)
         installed.begin_at(delta)  # type: ignore[attr-defined]
-        return installed
-
-    def restore(self, base: Base, pair_model: nn.Module, folder: Path) -> Installed:
-        installed = self.install(base, pair_model)
-        installed.read(folder)  # type: ignore[attr-defined]
         return installed

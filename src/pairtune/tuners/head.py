@@ -12,7 +12,6 @@ As the first stage of a recipe it gives full tuning a head to start from (LP-FT:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairtune.errors import InputError
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pairtune.pair.base import Base
-    from pairtune.pair.delta import Delta
     from pairtune.pair.installed import Installed
 
 
@@ -51,11 +49,3 @@ class Head(Tuner):
                 f"tuner head: {base.source} was loaded without a head; name a classification or regression task"
             )
         return InstalledHead(base, names, self.provides, pair_model)
-
-    def extract(self, installed: Installed) -> Delta:
-        return installed.delta()  # type: ignore[attr-defined]
-
-    def restore(self, base: Base, pair_model: nn.Module, folder: Path) -> Installed:
-        installed = self.install(base, pair_model)
-        installed.read(folder)  # type: ignore[attr-defined]
-        return installed

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pairtune.pair.base import Base
-    from pairtune.pair.delta import Delta
     from pairtune.pair.installed import Installed
 
 
@@ -56,8 +55,3 @@ class Ladder(Tuner):
                 f"tuner ladder: {base.source} is an encoder-decoder; it serves decoder-only models and encoders"
             )
         return install_ladder(base, pair_model, self.settings.reduction, self.settings.dropout)
-
-    def extract(self, installed: Installed) -> Delta:
-        from pairtune.tuners.beside import delta_of
-
-        return delta_of(installed)

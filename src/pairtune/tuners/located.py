@@ -13,7 +13,6 @@ Other models have other best places (the paper's Qwen2.5: block 6 of 28), which 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pairtune.pair.base import Base
-    from pairtune.pair.delta import Delta
     from pairtune.pair.installed import Installed
 
 DEPTH = 0.7  # of the blocks lie below the place that is taken without `at`
@@ -56,14 +54,6 @@ class Located(Tuner):
 
         names = parameters_at(base, self.settings.at or usual_place(base))
         return InstalledDense(base, names, self.provides, pair_model)
-
-    def extract(self, installed: Installed) -> Delta:
-        return installed.delta()  # type: ignore[attr-defined]
-
-    def restore(self, base: Base, pair_model: nn.Module, folder: Path) -> Installed:
-        installed = self.install(base, pair_model)
-        installed.read(folder)  # type: ignore[attr-defined]
-        return installed
 
 
 def parameters_at(base: Base, at: str) -> list[str]:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pairtune.pair.base import Base
-    from pairtune.pair.delta import Delta
     from pairtune.pair.installed import Installed
 
 
@@ -68,8 +67,3 @@ class QST(Tuner):
             )
         own = self.settings
         return install_qst(base, pair_model, own.reduction, own.down, own.rank, own.gate)
-
-    def extract(self, installed: Installed) -> Delta:
-        from pairtune.tuners.beside import delta_of
-
-        return delta_of(installed)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pairtune.pair.base import Base
-    from pairtune.pair.delta import Delta
     from pairtune.pair.installed import Installed, SwappedParameters
 
 
@@ -87,9 +86,6 @@ class Sparse(Tuner):
         chosen = largest(self._random(free) if self.settings.choose == "random" else self._moved(free), count)
         self._earlier = None  # a second set of the base's weights
         return InstalledSparse(base, chosen, self.provides, pair_model)
-
-    def extract(self, installed: Installed) -> Delta:
-        return installed.delta()  # type: ignore[attr-defined]
 
     def restore(self, base: Base, pair_model: nn.Module, folder: Path) -> Installed:
         from pairtune.tuners.sparse_install import restore_sparse
