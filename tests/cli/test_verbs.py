@@ -93,6 +93,12 @@ def test_doctor_and_export(pair, tmp_path, capsys):
     for kind in ("merged", "peft"):
         code, out, err = call(capsys, "export", pair, "--to", kind, "--out", tmp_path / kind, "--json")
         assert code == 0, err
+    code, out, err = call(capsys, "export", pair, "--dtype", "bfloat16", "--out", tmp_path / "half", "--json")
+    assert (code, json.loads(out)["dtype"]) == (0, "bfloat16"), err
+    code, _, err = call(capsys, "export", pair, "--to", "peft", "--dtype", "bfloat16", "--out", tmp_path / "other")
+    assert code == 2 and "an adapter keeps its own" in err
+    code, _, err = call(capsys, "rebase", pair, "--onto", "zoo:tiny-lm", "--dtype", "float32", "--out", tmp_path / "on")
+    assert code == 2 and "--to merged" in err
     code, _, err = call(capsys, "export", pair, "--out", tmp_path / "merged")
     assert code == 2
     assert "not an empty folder" in err

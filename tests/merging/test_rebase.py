@@ -194,6 +194,9 @@ def test_the_streamed_checkpoint_is_the_same_sum(pairs, bases, tmp_path, name):
     for tensor, part in pair.delta.items():
         exact = stored(bases[1])[tensor].double() + part.difference(stored(bases[1])[tensor], torch.float64)
         assert torch.allclose(found[tensor].double(), exact, atol=1e-7), tensor
+    rebase_merged(pairs[name], bases[1], tmp_path / "half", dtype="bfloat16")
+    half = stored(tmp_path / "half")
+    assert all(torch.equal(half[tensor], found[tensor].bfloat16()) for tensor in found)
     rebase_merged(pairs[name], bases[0], tmp_path / "same")
     export_merged(Pair.load(pairs[name]), tmp_path / "exported")
     same, exported = stored(tmp_path / "same"), stored(tmp_path / "exported")
