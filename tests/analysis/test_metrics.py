@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pairtune.analysis import metrics
-from pairtune.analysis.paired import compare
+from pairtune.pair.paired import compare
 
 
 def test_classification_against_hand_counts():

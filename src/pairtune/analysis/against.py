@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 from pairtune.analysis.answers import ask, same_base, scorable
 from pairtune.analysis.behaviour import differences_table, metrics_table, notes
 from pairtune.analysis.evaluate import Evaluation
-from pairtune.analysis.paired import compare
 from pairtune.analysis.predict import Reader, readable
 from pairtune.analysis.report import Document, Section
+from pairtune.pair.paired import compare
 
 if TYPE_CHECKING:
     from pairtune.data.task import Task

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pairtune.analysis.paired import Difference
 from pairtune.analysis.report import Block, Cell, Forest, Note, Section, Table
+from pairtune.pair.paired import Difference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

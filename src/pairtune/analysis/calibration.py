@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pairtune.analysis.metrics import calibration_error
-from pairtune.analysis.paired import Difference
 from pairtune.analysis.report import Block, Cell, Lines, Note, Section, Series, Table
+from pairtune.pair.paired import Difference
 
 if TYPE_CHECKING:
     from pairtune.analysis.answers import Answers, Side

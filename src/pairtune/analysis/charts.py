@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pairtune.analysis.paired import Difference
 from pairtune.analysis.report import Forest, Lines, Series
+from pairtune.pair.paired import Difference
 
 WIDTH, HEIGHT = 440, 280
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 42

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from pairtune.analysis.answers import ask, evenly
-from pairtune.analysis.paired import Difference, compare
 from pairtune.analysis.path import ALPHAS as BEYOND
 from pairtune.analysis.path import MAIN, Curve, Items, along, point, scored_splits
 from pairtune.analysis.predict import Reader, readable
@@ -35,6 +34,7 @@ from pairtune.analysis.sweep import ALPHAS, LOSS, ROWS, VALIDATION, Barrier, on_
 from pairtune.errors import InputError, MissingView
 from pairtune.pair.line import Line, line_between, weights_of
 from pairtune.pair.pair import Pair
+from pairtune.pair.paired import Difference, compare
 
 if TYPE_CHECKING:
     from torch import Tensor

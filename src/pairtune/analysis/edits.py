@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pairtune.analysis import forgetting, predict
-from pairtune.analysis.paired import Difference, compare
 from pairtune.analysis.predict import Reader
 from pairtune.analysis.progress import Steps
 from pairtune.analysis.report import Document, Report
@@ -30,6 +29,7 @@ from pairtune.data.facts import Fact, Facts, normalised
 from pairtune.data.forms import IGNORED
 from pairtune.errors import InputError
 from pairtune.pair.greedy import greedy
+from pairtune.pair.paired import Difference, compare
 from pairtune.pair.views import log_probs
 from pairtune.training.feeds import longest_input
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from pairtune.analysis.answers import BASE, Answers, gather, same_base
-from pairtune.analysis.paired import Difference, compare
 from pairtune.analysis.predict import readable
 from pairtune.analysis.report import Document, Report, Section
 from pairtune.pair.pair import Pair
+from pairtune.pair.paired import Difference, compare
 
 if TYPE_CHECKING:
     from pairtune.data.task import Task

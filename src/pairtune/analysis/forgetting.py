@@ -11,12 +11,12 @@ import numpy as np
 
 from pairtune.analysis import predict
 from pairtune.analysis.answers import BASE, same_base, spread
-from pairtune.analysis.paired import Difference, compare
 from pairtune.analysis.predict import Reader
 from pairtune.analysis.report import Block, Cell, Item, Items, Note, Section, Table, titled
 from pairtune.data.split import Split
 from pairtune.data.task import Task
 from pairtune.errors import InputError
+from pairtune.pair.paired import Difference, compare
 
 if TYPE_CHECKING:
     from pairtune.analysis.answers import Answers

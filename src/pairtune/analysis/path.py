@@ -12,10 +12,10 @@ import numpy as np
 
 from pairtune.analysis.answers import BASE, ask, evenly, scorable
 from pairtune.analysis.behaviour import RISING, shown
-from pairtune.analysis.paired import compare
 from pairtune.analysis.predict import Reader
 from pairtune.analysis.report import Block, Lines, Note, Section, Series, Table, titled
 from pairtune.errors import MissingView
+from pairtune.pair.paired import compare
 
 if TYPE_CHECKING:
     from pairtune.data.split import Split

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pairtune.analysis.behaviour import RISING, SHARES, shown
-from pairtune.analysis.paired import Difference
 from pairtune.analysis.report import Block, Cell, Document, Figure, Lines, Note, Report, Section, Series, Table
+from pairtune.pair.paired import Difference
 
 MEANINGS = {
     "calibration": "The rows by which merges were compared. The best of many trials looks too good on them.",

@@ -24,13 +24,13 @@ import numpy as np
 
 from pairtune.analysis.answers import evenly
 from pairtune.analysis.behaviour import RISING
-from pairtune.analysis.paired import ENDS, Difference, compare, resampled
 from pairtune.analysis.path import MAIN, Curve, Items, along, curve, point, scored_splits
 from pairtune.analysis.predict import readable
 from pairtune.analysis.progress import Steps
 from pairtune.analysis.report import Document, Report
 from pairtune.errors import InputError
 from pairtune.pair.line import Line, line_between, line_of
+from pairtune.pair.paired import ENDS, Difference, compare, resampled
 
 if TYPE_CHECKING:
     from pairtune.analysis.layers import Layers

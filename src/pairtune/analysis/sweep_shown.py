@@ -12,8 +12,8 @@ from pairtune.analysis.path import chart
 from pairtune.analysis.report import Block, Cell, Document, Figure, Note, Section, Table, titled
 
 if TYPE_CHECKING:
-    from pairtune.analysis.paired import Difference
     from pairtune.analysis.sweep import Barrier, Gain, Point, Sweep
+    from pairtune.pair.paired import Difference
 
 MEANINGS = {
     "alpha": "The place on the straight line between the two states of the weights: 0 is the one, 1 the other.",

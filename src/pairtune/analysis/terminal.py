@@ -10,8 +10,8 @@ from rich.rule import Rule
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from pairtune.analysis.paired import Difference
 from pairtune.analysis.report import Block, Cell, Document, Forest, Items, Lines, Section, Table, Tokens
+from pairtune.pair.paired import Difference
 
 TONES = {"good": "green", "bad": "red", "quiet": "dim"}
 BAR, AXIS = 8, 31  # characters of a bar, and of the axis of differences

@@ -15,10 +15,10 @@ import numpy as np
 
 from pairtune.analysis.behaviour import RISING
 from pairtune.analysis.layer_paths import thinned
-from pairtune.analysis.paired import ENDS, resampled
 from pairtune.analysis.path import MAIN, Items, Parts, along
 from pairtune.analysis.sweep import ALPHAS, VALIDATION, Route, best, on_line
 from pairtune.pair.line import Line
+from pairtune.pair.paired import ENDS, resampled
 
 KEPT = (0.05, 0.1, 0.25, 0.5)  # shares of a straggler's change that are tried
 CONTROLS = 3  # draws of other layers

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from pairtune.analysis.answers import Side, ask, scorable, spread
 from pairtune.analysis.behaviour import RISING
-from pairtune.analysis.paired import Difference, compare
 from pairtune.analysis.path import MAIN
 from pairtune.analysis.predict import Reader, readable
 from pairtune.analysis.progress import Steps
@@ -40,6 +39,7 @@ from pairtune.pair.delta import Delta
 from pairtune.pair.disk import replacing, write_json
 from pairtune.pair.heads import HEAD_KINDS
 from pairtune.pair.pair import Pair
+from pairtune.pair.paired import Difference, compare
 from pairtune.pair.parts import Module, Value
 from pairtune.registry import build
 
