@@ -44,6 +44,10 @@ def call(*words: str) -> tuple[int, str, str, str]:
         ("methods --jsn", 2, "there is no flag --jsn; did you mean --json?"),
         ("methods tunrs", 2, "there is no room 'tunrs'; did you mean tuners?"),
         ("methods tuners levy", 2, "there is no tuner 'levy'; did you mean levi?"),
+        ("inspect", 2, "usage: pairtune inspect QUESTION"),
+        ("inspect --help", 0, "usage: pairtune inspect QUESTION"),
+        ("inspect nkt", 2, "there is no question 'nkt'; did you mean ntk?"),
+        ("inspect ntk --rwos 3", 2, "there is no flag --rwos; did you mean --rows?\nsee `pairtune inspect ntk --help`"),
         ("methods a b c", 2, "unexpected extra argument"),
         ("schema tuners", 2, "is not of the form ROOM/NAME"),
         ("schema tuners/levy", 2, "did you mean levi?"),
@@ -61,15 +65,16 @@ def test_answers_without_heavy_imports(words: str, code: int, said: str):
     assert said in out + err
     assert got == code
     assert heavy == "[]"
-    assert (out == "") == (code == 2 and words != ""), "results on stdout, faults on stderr"
+    assert (out == "") == (code == 2 and words not in ("", "inspect")), "results on stdout, faults on stderr"
 
 
 def test_every_verb_has_a_summary_and_helps_without_torch():
     verbs = main.verbs()
     assert {"methods", "schema", "zoo"} <= set(verbs)
-    for verb, summary in verbs.items():
+    questions = {f"inspect {name}": said for name, said in main.verbs(main.HERE / "inspect").items()}
+    for verb, summary in (verbs | questions).items():
         assert 5 <= len(summary) <= 120, f"{verb}: the docstring's first line is what `pairtune --help` shows"
-        code, out, _, heavy = call(verb, "--help")
+        code, out, _, heavy = call(*verb.split(), "--help")
         assert code == 0, verb
         assert f"pairtune {verb}" in out
         assert "torch" not in heavy, f"`pairtune {verb} --help` imports {heavy}"
@@ -124,7 +129,7 @@ def verb(monkeypatch):
     module = types.ModuleType("pairtune.cli.probe")
     module.probe = probe  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pairtune.cli.probe", module)
-    monkeypatch.setattr(main, "verbs", lambda: {"probe": "look"})
+    monkeypatch.setattr(main, "verbs", lambda _: {"probe": "look"})
     return seen
 
 

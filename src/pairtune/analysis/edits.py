@@ -22,6 +22,7 @@ from pairtune.analysis import forgetting, predict
 from pairtune.analysis.predict import Reader
 from pairtune.analysis.progress import Steps
 from pairtune.analysis.report import Document, Report
+from pairtune.analysis.shares import Share
 from pairtune.data.buckets import WRITING, batches, tokens_a_batch
 from pairtune.data.collate import Collator
 from pairtune.data.fact_tokens import FactTokens
@@ -40,27 +41,6 @@ NEW_TOKENS = 32
 PARTS = 10  # of the file, in which reliability is given against position
 BOUNDS = (0.01, 0.1, 1.0, 3.0)  # nats a token, between which losses are counted; below the first, an edit is learnt
 GENERAL_TEXTS = 1000
-
-
-@dataclass(frozen=True)
-class Share:
-    """`right` of `of`, with Wilson's 95 % interval."""
-
-    right: int
-    of: int
-    share: float
-    low: float
-    high: float
-
-    @classmethod
-    def count(cls, right: Sequence[bool]) -> Share | None:
-        """None of nothing."""
-        if not len(right):
-            return None
-        from scipy.stats import binomtest
-
-        interval = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
-        return cls(sum(right), len(right), sum(right) / len(right), float(interval.low), float(interval.high))
 
 
 @dataclass(frozen=True)

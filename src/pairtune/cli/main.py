@@ -19,13 +19,23 @@ usage: pairtune VERB ...        pairtune VERB --help        pairtune --version
 """
 
 
+HERE = Path(__file__).parent
+
+
 @cache
-def verbs() -> dict[str, str]:
-    """Every verb with its one-line summary: a file here that defines a function of its own name."""
+def verbs(folder: Path = HERE) -> dict[str, str]:
+    """Every verb with its one-line summary: a file here that defines a function of its own name, or a folder of such.
+
+    Args:
+        folder: where to look; that of a verb that has verbs of its own.
+    """
     found = {}
-    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
-        module = reading.read(path)
-        if path.stem in module.functions:
+    for path in sorted(folder.glob("[!_]*")):
+        group = path.is_dir() and (path / "__init__.py").exists()
+        if not group and path.suffix != ".py":
+            continue
+        module = reading.read(path / "__init__.py" if group else path)
+        if group or path.stem in module.functions:
             found[path.stem.replace("_", "-")] = module.summary.rstrip(".")
     return found
 
@@ -44,23 +54,39 @@ def dispatch(words: Sequence[str]) -> int | None:
     if words[0] == "--version":
         print(f"pairtune {__version__}")
         return 0
-    verb, rest = words[0], words[1:]
-    if verb not in verbs():
-        kind = "flag" if verb.startswith("-") else "verb"
-        hint = registry.suggest(verb, verbs()) or f" (there are {', '.join(verbs())})"
-        return frame.fail(f"there is no {kind} {verb!r}{hint}\nsee `pairtune --help`", 2)
+    return chosen(HERE, [], words)
+
+
+def chosen(folder: Path, before: Sequence[str], words: Sequence[str]) -> int | None:
+    """Run the verb of this folder that the first word names.
+
+    Args:
+        before: the verbs that led here.
+    """
+    said, (word, *rest) = " ".join(["pairtune", *before]), words
+    known = verbs(folder)
+    if word not in known:
+        kind = "flag" if word.startswith("-") else "question" if before else "verb"
+        hint = registry.suggest(word, known) or f" (there are {', '.join(known)})"
+        return frame.fail(f"there is no {kind} {word!r}{hint}\nsee `{said} --help`", 2)
+    path, verb = folder / word.replace("-", "_"), [*before, word]
+    if path.is_dir():
+        if not rest or rest[0] in {"-h", "--help"}:
+            print(questions(path, verb))
+            return 0 if rest else 2
+        return chosen(path, verb, rest)
     with frame.results_only() if "--json" in rest else contextlib.nullcontext():
         return call(verb, rest)
 
 
-def call(verb: str, words: Sequence[str]) -> int | None:
+def call(verb: Sequence[str], words: Sequence[str]) -> int | None:
     """Import a verb's file, read its flags with typer, run it."""
     import typer
     from typer.main import get_command
 
-    stem = verb.replace("-", "_")
+    stems, said = [word.replace("-", "_") for word in verb], " ".join(["pairtune", *verb])
     frame.speak()
-    function = getattr(importlib.import_module(f"pairtune.cli.{stem}"), stem)
+    function = getattr(importlib.import_module(".".join(["pairtune.cli", *stems])), stems[-1])
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(context_settings={"help_option_names": ["-h", "--help"]})(function)
     command = get_command(app)
@@ -69,7 +95,7 @@ def call(verb: str, words: Sequence[str]) -> int | None:
     # The base of typer's usage faults; where its classes live differs between its versions.
     kinds: list[type[Exception]] = [kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"]
     try:
-        with command.make_context(f"pairtune {verb}", plain) as ctx:
+        with command.make_context(said, plain) as ctx:
             ctx.args += flags
             return command.invoke(ctx)
     except typer.Exit as leave:
@@ -79,7 +105,14 @@ def call(verb: str, words: Sequence[str]) -> int | None:
         if (flag := getattr(fault, "option_name", None)) and "No such option" in message:
             known = [option for parameter in command.params for option in parameter.opts]
             message = f"there is no flag {flag}{registry.suggest(flag, known)}"
-        return frame.fail(f"{message}\nsee `pairtune {verb} --help`", 2)
+        return frame.fail(f"{message}\nsee `{said} --help`", 2)
+
+
+def questions(folder: Path, verb: Sequence[str]) -> str:
+    """What a verb that has verbs of its own prints for `--help`."""
+    said = " ".join(["pairtune", *verb])
+    rows = frame.columns(list(verbs(folder).items()), indent="  ")
+    return f"{said}: {verbs(folder.parent)[verb[-1]]}\n\nusage: {said} QUESTION ...   {said} QUESTION --help\n\n{rows}"
 
 
 def overview() -> str:

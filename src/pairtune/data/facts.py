@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pairtune.data.parsed import parsed
 from pairtune.data.split import Split
-from pairtune.errors import DataError
 from pairtune.registry import suggest
 
 COLUMNS = ("prompt", "target", "rephrase", "locality")
-SHOWN = 20  # bad rows in one message
 
 
 @dataclass(frozen=True)
@@ -94,16 +93,7 @@ class Facts(Sequence):
             split = Split.of([_row(one) if isinstance(one, Fact) else one for one in source], "facts")
         for column in COLUMNS[:2]:
             split.require(column)
-        facts, bad = [], []
-        for i, row in enumerate(split):
-            try:
-                facts.append(_fact(row, split.where(i)))
-            except ValueError as error:
-                bad.append(f"  line {split.place(i)[1]}: {error}")
-        if bad:
-            more = [f"  and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
-            count = "1 row" if len(bad) == 1 else f"{len(bad)} rows"
-            raise DataError("\n".join([f"{count} cannot be used:", *bad[:SHOWN], *more]), split.files[0])
+        facts = parsed(split, _fact)
         kept: dict[tuple[str, str], Fact] = {}
         repeated = []
         for fact in facts:

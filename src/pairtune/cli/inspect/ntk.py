@@ -1,9 +1,9 @@
-"""one question about a base or a pair: ntk (which layers to tune, before tuning)"""
+"""which layers of a base to tune, before tuning: their tangent kernels; of a pair, how linear its change is"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from pairtune.pair.pair import Pair
 
 
-def inspect(
-    question: Annotated[Literal["ntk"], typer.Argument(help="ntk: the tangent kernels of the base's layers.")],
+def ntk(
     what: Annotated[str, typer.Argument(metavar="PAIR_OR_BASE", help="A folder, hub id or zoo name.")],
     data: Annotated[str, typer.Option(help="A task: folder, file, hub id, or YAML; rows of its training split.")],
     rows: Annotated[int, typer.Option(min=2, help="Most rows that are read.")] = 128,
@@ -34,9 +33,9 @@ def inspect(
     if html is not None:
         check_place(html)
     pair, task = _opened(what, data, text, label)
-    from pairtune.analysis.ntk import ntk
+    from pairtune.analysis.ntk import ntk as measured
 
-    found = ntk(pair, task, rows=rows, halves=halves)
+    found = measured(pair, task, rows=rows, halves=halves)
     if html is not None:
         write_page(html, found.html())
     frame.emit(found.to_dict() if json else None, json, text=found)
