@@ -36,5 +36,5 @@ docs: $(STAMP)  ## the method reference and the table of reproductions, from the
 $(STAMP): pyproject.toml constraints.txt
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,offline,quantized]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,offline,quantized,gguf]'
 	touch $@

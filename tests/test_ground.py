@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "pairtune"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-RUNTIME = [*PROJECT["project"]["dependencies"], *EXTRAS["offline"], *EXTRAS["quantized"]]
+RUNTIME = [*PROJECT["project"]["dependencies"], *EXTRAS["offline"], *EXTRAS["quantized"], *EXTRAS["gguf"]]
 
 
 def plain(name: str) -> str:

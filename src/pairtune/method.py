@@ -37,8 +37,11 @@ def problems_of(
             hint = suggest(str(item["loc"][-1]), _fields(model, item["loc"][:-1]))
             lines.append(f"{where}: there is no such setting{hint}")
             continue
-        found = "" if item["type"] == "missing" else f" (found {_short(item['input'])})"
         what = item["msg"].removeprefix("Value error, ")  # which pydantic puts before a table's own sentences
+        if not where:  # settings that do not go together: the table's own sentence names them
+            lines.append(what)
+            continue
+        found = "" if item["type"] == "missing" else f" (found {_short(item['input'])})"
         lines.append(f"{where}: {what[0].lower()}{what[1:]}{found}")
     return lines
 

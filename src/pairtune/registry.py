@@ -26,6 +26,7 @@ PROTOCOLS = {
     "tuners": "Tuner",
     "objectives": "Objective",
     "constraints": "Constraint",
+    "generation": "Direction",
     "merging": "Merge",
     "ood": "Detector",
 }

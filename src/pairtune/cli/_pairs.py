@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pairtune.errors import InputError
+
+if TYPE_CHECKING:
+    from pairtune.pair.pair import Pair
 
 log = logging.getLogger("pairtune")
 
@@ -52,6 +56,20 @@ def _is_whole(source: str) -> bool:
             f"{source}: neither a pair, nor an adapter, nor a model (no pair.json, adapter_config.json or config.json)"
         )
     return True
+
+
+def opened(what: str, base: str | None = None, onto: bool = False, device: str | None = None) -> Pair:
+    """A pair, or a base without a delta, by its name.
+
+    Args:
+        base: the base, where the pair does not name it; a full checkpoint then is tuned from it.
+    """
+    from pairtune.pair.base import Base
+    from pairtune.pair.pair import Pair
+
+    if base is None and _is_whole(what):
+        return Pair(Base.load(what, device=device))
+    return Pair.load(what, base, onto=onto, device=device)
 
 
 def check_place(html: Path) -> None:

@@ -16,6 +16,7 @@ SECTIONS = {
     "tuner": "tuners",
     "objective": "objectives",
     "constraint": "constraints",
+    "direction": "generation",
     "method": "merging",
     "detector": "ood",
 }

@@ -32,6 +32,8 @@ def write_scored(
     *,
     restart: bool = False,
     progress: Callable[[int], None] = lambda count: None,
+    at_once: int = AT_ONCE,
+    done_word: str = "scored",
 ) -> int:
     """Write one JSON line for each row.
 
@@ -41,8 +43,10 @@ def write_scored(
         identity: what a run must share with the one that it goes on from.
         restart: begin again, whatever there is.
         progress: called with the number of rows done since the last call.
+        at_once: rows of a chunk; what a stopped run has done of one is done again.
+        done_word: what has been done to a row, for messages.
 
-    Returns: how many rows had been scored by an earlier run.
+    Returns: how many rows had been done by an earlier run.
 
     Raises `ResumeMismatch` listing every difference from the run that was stopped, `RunLocked` where another process
     writes there, `KeyboardInterrupt` saying how to go on.
@@ -64,7 +68,7 @@ def write_scored(
             with writing(out), partial.open("r+b" if partial.exists() else "w+b") as file:
                 file.truncate(size)
                 file.seek(size)
-                while chunk := list(islice(source, AT_ONCE)):
+                while chunk := list(islice(source, at_once)):
                     for record in scored(chunk):
                         file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
                         progress(1)
@@ -73,7 +77,7 @@ def write_scored(
                     done += len(chunk)
                     write_json(state, {"identity": dict(identity), "rows": done, "bytes": file.tell()})
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{done:,} inputs are scored, the same command goes on") from None
+            raise KeyboardInterrupt(f"{done:,} inputs are {done_word}, the same command goes on") from None
         os.replace(partial, out)
         state.unlink(missing_ok=True)
     return before[0]

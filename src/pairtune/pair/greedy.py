@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,9 +23,7 @@ def greedy(pair: Pair, rows: Sequence[Sequence[int]], new_tokens: int, pad_id: i
     Args:
         rows: token ids, at least one each; padded on the left by `pad_id`, so that all continue at one place.
     """
-    reversed_rows = [torch.tensor(list(row)[::-1]) for row in rows]
-    ids = pad_sequence(reversed_rows, True, pad_id).flip(1).to(pair.base.device)
-    mask = pad_sequence([torch.ones_like(row) for row in reversed_rows], True, 0).flip(1).to(pair.base.device)
+    ids, mask = padded(rows, pad_id, pair.base.device)
     with evaluating(pair.model):
         if pair.by_head:
             # What stands beside a base is called by the base's own modules.
@@ -34,33 +32,59 @@ def greedy(pair: Pair, rows: Sequence[Sequence[int]], new_tokens: int, pad_id: i
                 input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=new_tokens, pad_token_id=pad_id
             )
         else:
-            found = _by_logits(pair, ids, mask, new_tokens)
+            found = by_logits(pair, ids, mask, new_tokens)
     start = ids.shape[1] if pair.base.family == "causal" else 1  # an encoder-decoder's begins with its start token
-    ends = _ends(pair)
-    return [_until(row, ends) for row in found[:, start:].tolist()]
+    ends = ends_of(pair)
+    return [until(row, ends) for row in found[:, start:].tolist()]
 
 
-def _by_logits(pair: Pair, ids: Tensor, mask: Tensor, new_tokens: int) -> Tensor:
-    """The same for a delta that moves logits behind the head, which the model's own `generate` does not see."""
+def padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """[B, T] ids padded on the left, and the mask of those that are real."""
+    reversed_rows = [torch.tensor(list(row)[::-1]) for row in rows]
+    ids = pad_sequence(reversed_rows, True, pad_id).flip(1).to(device)
+    mask = pad_sequence([torch.ones_like(row) for row in reversed_rows], True, 0).flip(1).to(device)
+    return ids, mask
+
+
+def by_logits(
+    pair: Pair,
+    ids: Tensor,
+    mask: Tensor,
+    new_tokens: int,
+    score: Callable[[Tensor, Tensor], Tensor] = lambda _ids, logits: logits,
+    stop: Callable[[Tensor, Any], Tensor] | None = None,
+) -> Tensor:
+    """The same for a delta that moves logits behind the head, which the model's own `generate` does not see.
+
+    Args:
+        ids, mask: [B, T] as `padded` gives them.
+        score: (what is written so far, logits [B, V]) → scores of which the highest is taken.
+        stop: (what is written so far, None) → [B] whether a row ends here. An end token always ends it.
+
+    Returns: [B, T + n] prompts (of an encoder-decoder, the start token) and what was written; what stands behind a
+    row's end has no meaning.
+    """
     causal = pair.base.family == "causal"
     model: Any = pair.base.model
     written = ids if causal else ids.new_full((len(ids), 1), model.config.decoder_start_token_id)
-    ends = torch.tensor(sorted(_ends(pair)), device=ids.device)
+    ends = torch.tensor(sorted(ends_of(pair)), device=ids.device)
     open_rows = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
     for _ in range(new_tokens):
         read = {"input_ids": written} if causal else {"input_ids": ids, "decoder_input_ids": written}
         inputs = with_positions(pair, {**read, "attention_mask": mask})
-        following = pair.model(**inputs).logits[:, -1].argmax(-1)
+        following = score(written, pair.model(**inputs).logits[:, -1]).argmax(-1)
         written = torch.cat([written, following[:, None]], 1)
         if causal:
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         open_rows &= ~torch.isin(following, ends)
+        if stop is not None:
+            open_rows &= ~stop(written, None)
         if not open_rows.any():
             break
     return written
 
 
-def _ends(pair: Pair) -> set[int]:
+def ends_of(pair: Pair) -> set[int]:
     """The ids at which the model stops."""
     model: Any = pair.base.model
     configured = model.generation_config.eos_token_id
@@ -68,5 +92,6 @@ def _ends(pair: Pair) -> set[int]:
     return {one for one in [*listed, pair.tokenizer.eos_token_id] if one is not None}
 
 
-def _until(ids: list[int], ends: set[int]) -> list[int]:
+def until(ids: list[int], ends: set[int]) -> list[int]:
+    """The ids before the first end token."""
     return ids[: next((i for i, one in enumerate(ids) if one in ends), len(ids))]
