@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from pairtune.analysis.diff import diff
     from pairtune.analysis.edits import measure_edits
     from pairtune.analysis.evaluate import evaluate
+    from pairtune.analysis.knowledge import measure_knowledge
     from pairtune.analysis.sweep import sweep
     from pairtune.data.task import Task
     from pairtune.editing.edit import edit
     from pairtune.editing.scrub.run import scrub
+    from pairtune.generation.engine import generate
     from pairtune.merging.engine.run import merge
     from pairtune.merging.rebase.pair import rebase
     from pairtune.merging.search.loop import search_merge
@@ -38,10 +40,12 @@ _HOME = {
     "diff": "pairtune.analysis.diff",
     "edit": "pairtune.editing.edit",
     "measure_edits": "pairtune.analysis.edits",
+    "measure_knowledge": "pairtune.analysis.knowledge",
     "sweep": "pairtune.analysis.sweep",
     "merge": "pairtune.merging.engine.run",
     "rebase": "pairtune.merging.rebase.pair",
     "score": "pairtune.ood.scoring",
+    "generate": "pairtune.generation.engine",
     "scrub": "pairtune.editing.scrub.run",
     "search_merge": "pairtune.merging.search.loop",
     "methods": "pairtune.registry",
@@ -55,7 +59,9 @@ __all__ = [
     "diff",
     "edit",
     "evaluate",
+    "generate",
     "measure_edits",
+    "measure_knowledge",
     "merge",
     "methods",
     "rebase",
