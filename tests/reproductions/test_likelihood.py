@@ -6,10 +6,10 @@ import torch
 from tests.ood.pairs import FAR, TEXTS, causal, task
 
 from pairtune.errors import InputError
-from pairtune.ood.metrics import auroc
 from pairtune.ood.scoring import Scorer
 from pairtune.pair.base import Base
 from pairtune.pair.pair import Pair
+from pairtune.pair.separation import auroc
 from pairtune.reproductions import frame
 from pairtune.reproductions.frame import Results
 from pairtune.reproductions.likelihood import answers, bases, far, near, placement, pretrained, spam, training_length

@@ -24,8 +24,8 @@ import numpy as np
 
 from pairtune.errors import InputError
 from pairtune.ood.forms import available
-from pairtune.ood.metrics import separation
 from pairtune.ood.scoring import Scorer, inputs_of
+from pairtune.pair.separation import separation
 
 if TYPE_CHECKING:
     from pairtune.data.split import Split

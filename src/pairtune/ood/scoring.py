@@ -16,8 +16,8 @@ from pairtune.ood.batching import AT_ONCE, Batcher, input_of
 from pairtune.ood.forms import available, default_names, make_detectors, refuse_misfits
 from pairtune.ood.inputs import Input
 from pairtune.ood.media import MediaBatcher
-from pairtune.ood.metrics import Separation, separation
 from pairtune.pair.modality import TEXT
+from pairtune.pair.separation import Separation, separation
 
 if TYPE_CHECKING:
     from torch import Tensor

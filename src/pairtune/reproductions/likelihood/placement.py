@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from pairtune.ood.metrics import figures
+from pairtune.pair.separation import figures
 from pairtune.reproductions.frame import Results
 
 Scores = Mapping[str, np.ndarray]

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from pairtune.errors import InputError
-from pairtune.ood.metrics import auroc, fpr_at_95, separation
+from pairtune.pair.separation import auroc, fpr_at_95, separation
 
 
 @pytest.fixture
