@@ -20,16 +20,18 @@ from pairtune.reproductions.levi_far import FAR
 from pairtune.reproductions.levi_shift import OOD, run
 
 READING = (
-    "Combining the views helps against each view alone, and that is where it ends on a near shift: reviews are close "
-    "to what the encoder was pretrained on, so that tuning all of its 22 M parameters on 400 reviews is better out of "
-    "distribution than any frozen arm, and the intermediate blocks alone are better than with the small model beside "
-    "them. LEVI on the tuned base is as good as the tuned base. Far from pretraining (words renamed) the gain over the "
-    "intermediate blocks alone turns from a loss into nine points, while LEVI is then no better than the small model "
-    "alone. A strong cue in the tuning data draws the small model away, and LEVI with it. The sizes were cut (from 600 "
-    "reviews, 64 tokens, 6 passes) to save time after the frozen arms of the first experiment had been seen at the "
-    "larger ones, and the probe reads the mean of the tokens since its own first figures; the rules did not change. "
-    "The minutes are wall time on a machine that up to ten processes shared; the experiments took about 50, 8 and 30 "
-    "minutes of one processor."
+    "Combining the views helps against the last layer alone and against the small model alone, and that is where it "
+    "ends on a near shift: reviews are close to what the encoder was pretrained on, so that tuning all of its 22 M "
+    "parameters on 300 reviews is five points better out of distribution than LEVI, an ensemble of its outputs with "
+    "the small model's as good, and the intermediate blocks alone are three points better than with the small model "
+    "beside them. LEVI on the tuned base is as good as the tuned base. Far from pretraining (words renamed) the gain "
+    "over the intermediate blocks alone turns from a loss of three points into a gain of eight, while LEVI is then no"
+    " better than the small model alone. A strong cue in the tuning data draws the small model away, and LEVI with "
+    "it. The sizes were cut twice to save time, from 600 reviews, 64 tokens and 6 passes to 400, 48 and 4 and to 300,"
+    " 48 and 3, each time after figures of the larger setting had been seen; the rules did not change. At 400 reviews"
+    " 35 of the 40 published parts had the same verdict; the ensemble on the near shift was undecided there. The "
+    "three experiments took 34, 5 and 28 minutes of one processor beside other work on the same machine, a little "
+    "more than the half hour of two cores that was meant."
 )
 
 REPRODUCTION = Reproduction(
