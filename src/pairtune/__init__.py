@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pairtune.analysis.edits import measure_edits
     from pairtune.analysis.evaluate import evaluate
     from pairtune.analysis.knowledge import measure_knowledge
+    from pairtune.analysis.memorisation import measure_memorisation
     from pairtune.analysis.sweep import sweep
     from pairtune.data.task import Task
     from pairtune.editing.edit import edit
@@ -41,6 +42,7 @@ _HOME = {
     "edit": "pairtune.editing.edit",
     "measure_edits": "pairtune.analysis.edits",
     "measure_knowledge": "pairtune.analysis.knowledge",
+    "measure_memorisation": "pairtune.analysis.memorisation",
     "sweep": "pairtune.analysis.sweep",
     "merge": "pairtune.merging.engine.run",
     "rebase": "pairtune.merging.rebase.pair",
@@ -62,6 +64,7 @@ __all__ = [
     "generate",
     "measure_edits",
     "measure_knowledge",
+    "measure_memorisation",
     "merge",
     "methods",
     "rebase",
