@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pairtune.cli import frame
+from pairtune.cli._made import check_new, write_folder
 from pairtune.cli._pairs import check_place, write_page
 from pairtune.errors import InputError
 
@@ -77,25 +78,17 @@ def _asked(facts: str, seed: int) -> tuple[list[Stated], list[Question]]:
 
 def _make(folder: Path, facts: str, paraphrases: int, seed: int, json: bool) -> None:
     """Write the task and the questions, and say what is in them."""
+    check_new(folder)
     from collections import Counter
-    from json import dumps
 
     from pairtune.data.knowledge_made import training_rows
 
     stated, asked = _asked(facts, seed)
-    files = {
-        "task/train.jsonl": training_rows(stated, paraphrases),
-        "task/validation.jsonl": training_rows(stated),  # the best state is the one that has them by heart
-        "questions.jsonl": [
-            {name: value for name, value in vars(one).items() if value not in (None, "")} for one in asked
-        ],
-    }
-    taken = [str(folder / name) for name in files if (folder / name).exists()]
-    if taken:
-        raise InputError(f"{' and '.join(taken)} {'is' if len(taken) == 1 else 'are'} there already; name a new folder")
-    (folder / "task").mkdir(parents=True, exist_ok=True)
-    for name, rows in files.items():
-        (folder / name).write_text("".join(dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    rows = training_rows(stated, paraphrases)
+    given = [{name: value for name, value in vars(one).items() if value not in (None, "")} for one in asked]
+    # The best state is the one that has the taught words by heart.
+    files = {"task/train.jsonl": rows, "task/validation.jsonl": training_rows(stated), "questions.jsonl": given}
+    write_folder(folder, files)
     kinds = Counter(one.kind for one in asked)
-    result = {"folder": str(folder), "facts": len(stated), "training rows": len(files["task/train.jsonl"]), **kinds}
+    result = {"folder": str(folder), "facts": len(stated), "training rows": len(rows), **kinds}
     frame.emit(result, json, text=frame.columns(list(result.items())))
