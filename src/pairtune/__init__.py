@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pairtune.analysis.sweep import sweep
     from pairtune.data.task import Task
     from pairtune.editing.edit import edit
+    from pairtune.editing.reflex.run import steer
     from pairtune.editing.scrub.run import scrub
     from pairtune.generation.engine import generate
     from pairtune.merging.engine.run import merge
@@ -49,6 +50,7 @@ _HOME = {
     "score": "pairtune.ood.scoring",
     "generate": "pairtune.generation.engine",
     "scrub": "pairtune.editing.scrub.run",
+    "steer": "pairtune.editing.reflex.run",
     "search_merge": "pairtune.merging.search.loop",
     "methods": "pairtune.registry",
 }
@@ -71,6 +73,7 @@ __all__ = [
     "score",
     "scrub",
     "search_merge",
+    "steer",
     "sweep",
     "tune",
 ]

@@ -87,11 +87,8 @@ def test_steering_has_a_strength_and_alpha_a_place(tiny_llama, vector, capsys):
     assert text("--steer", vector) != plain
     assert text("--steer", f"{vector}:0") == plain == text("--steer", f"{vector}:2", "--steer", f"{vector}:-2")
     assert text("--steer", vector, "--steer-all") != plain
-    code, out, err = call(
-        capsys, "generate", tiny_llama, "--prompt", PROMPTS[0], *FEW, "--steer", vector, "--clean", "--json"
-    )
-    found = json.loads(out)
-    assert code == 0 and found["uncleaned"] == text("--steer", vector).rstrip("\n") and "left_out" in found
+    found = json.loads(text("--steer", vector, "--clean", "--json"))
+    assert found["uncleaned"] == text("--steer", vector).rstrip("\n") and "left_out" in found
 
 
 def test_wrong_words_are_refused_with_one_sentence(tiny_llama, tiny_bert, prompts, vector, tmp_path, capsys):

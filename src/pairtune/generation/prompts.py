@@ -44,7 +44,7 @@ class Prompts:
         task = (pair.card.task or {}) if pair.card else {}
         self._family, self.tokens = pair.base.family, Tokens(pair.tokenizer)
         self._separator: str = task.get("separator", SEPARATOR)
-        chat = bool(pair.tokenizer.chat_template) and not (task and not task.get("label") and "text" in task["text"])
+        chat = bool(pair.tokenizer.chat_template) and (not task or task.get("chat", False))
         self.layout = "plain"
         if self._family == "causal" and not raw:
             self.layout = "as tuned" if task.get("label") else "chat" if chat else "plain"

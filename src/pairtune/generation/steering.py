@@ -35,7 +35,7 @@ class Steering:
         """Say which positions of the passes inside are generated ones, where no cache tells.
 
         Args:
-            where: [B, T] bool, or the number of positions of all prompts, padded on the left.
+            where: [B or 1, T] bool, or the number of positions of all prompts, padded on the left.
         """
         before, self._where = self._where, where
         try:

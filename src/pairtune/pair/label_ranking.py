@@ -8,7 +8,9 @@ rows on the first text; a model whose attention takes no such mask is ranked row
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,13 +30,20 @@ class LabelRanker:
     Args:
         pair: a pair with the tokens view.
         labels: the token ids of each label, as they follow a text, end token included; at least one id each.
+        saying: entered around each pass with [B or 1, T] bool, the positions whose outputs say the labels, for what
+            acts there alone.
     """
 
-    def __init__(self, pair: Pair, labels: Sequence[Sequence[int]]):
+    def __init__(
+        self,
+        pair: Pair,
+        labels: Sequence[Sequence[int]],
+        saying: Callable[[Tensor], AbstractContextManager[Any]] = lambda _: nullcontext(),
+    ):
         empty = [i for i, ids in enumerate(labels) if not ids]
         if empty or not labels:
             raise InputError(f"label {empty[0] if empty else 0} has no tokens, so that it cannot be ranked")
-        self.pair = pair
+        self.pair, self._saying = pair, saying
         self.labels = [list(ids) for ids in labels]
         self._tree: bool | None = None if pair.base.family == "causal" else False
 
@@ -78,7 +87,11 @@ class LabelRanker:
             "attention_mask": _tree_mask(lengths, width, branches, offsets).to(device, self.pair.base.dtype),
         }
         places, targets, owner = self._targets(lengths, width)
-        found = selected_log_probs(self.pair.model, self.pair.base.model, inputs, places.to(device), targets.to(device))
+        columns = torch.arange(ids.shape[1])
+        with self._saying((columns == lengths[:, None] - 1) | (columns >= width)):
+            found = selected_log_probs(
+                self.pair.model, self.pair.base.model, inputs, places.to(device), targets.to(device)
+            )
         return torch.zeros(len(texts), len(self.labels), device=device).index_add_(1, owner.to(device), found)
 
     def _targets(self, lengths: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,14 +120,16 @@ class LabelRanker:
             inputs = self.pair.inputs(
                 {"input_ids": source, "attention_mask": torch.ones_like(source), "labels": targets}
             )
-            return token_log_probs(call, inner, inputs, targets, self.pair.by_head).sum(-1)
+            with self._saying(torch.ones(1, targets.shape[1], dtype=torch.bool)):
+                return token_log_probs(call, inner, inputs, targets, self.pair.by_head).sum(-1)
         rows = [torch.tensor(text + ids) for ids in self.labels]
         ids = pad_sequence(rows, batch_first=True)
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         targets = ids.masked_fill(mask == 0, -100)
         targets[:, : len(text)] = -100
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        return token_log_probs(call, inner, inputs, targets.to(device), self.pair.by_head).sum(-1)
+        with self._saying((torch.arange(ids.shape[1]) >= len(text) - 1)[None]):
+            return token_log_probs(call, inner, inputs, targets.to(device), self.pair.by_head).sum(-1)
 
 
 def _tree_mask(lengths: Tensor, width: int, branches: Tensor, offsets: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ def card_of(pair: Pair, config: RunConfig, task: Task, record: Mapping[str, Any]
             "label": task.label,
             "labels": list(task.labels),
             "separator": task.separator,
+            **({"chat": True} if task.is_chat else {}),
         },
         seed=config.seed,
         metrics=dict(record.get("metrics", {})),
