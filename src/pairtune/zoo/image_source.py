@@ -1,145 +1,125 @@
-"""Pictures for the zoo's vision transformer: drawn characters and fractals in colour, new ones whenever one is seen.
+"""Pictures for the zoo's vision transformer: the drawings of `picture_bank.py`, drawn anew whenever one is seen.
 
-Characters: the drawings of Omniglot's two small background sets (MIT), turned, scaled, moved, in a random colour on a
-random ground. Fractals: attractors of random systems of two to four affine maps, drawn by the chaos game, as in
-"Pre-training without Natural Images" (Kataoka et al., arXiv 2101.08515); a class is a system and one of four hues, so
-that form, texture and colour must all be seen. No photograph is among them.
+Turned, stretched, bent, moved, in thicker lines, shaded and striped. Half of them are in colour, on a ground that runs
+from one colour to another; the other half are grey on black, as scanned things are.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pairtune.zoo.picture_bank import KINDS
 
 SIDE = 32
-SYSTEMS, HUES = 64, 4
-HELD = 3  # of a character's 20 drawings
-_POINTS, _STEPS, _DRAWN = 192, 22, 14
+SHARES = (0.3, 0.3, 0.25, 0.15)  # of KINDS among the items
+_LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 
 class Pictures:
     """Labelled pictures by number.
 
     Attributes:
-        classes: characters first, then fractals.
+        classes: how many there are. kinds: of each class [classes], its place in KINDS. about: what is in the bank.
     """
 
-    def __init__(self, data: Path, seed: int):
-        parts = [np.load(data / "omniglot_small" / f"background_small{i}.npz") for i in (1, 2)]
-        # Greek and Latin are in both sets; a character is counted once for each, as the sets do.
-        labels = [parts[0]["y"].astype(int), parts[1]["y"].astype(int) + int(parts[0]["y"].max()) + 1]
-        drawings, names = np.concatenate([part["x"] for part in parts]), np.concatenate(labels)
-        self.characters = int(names.max()) + 1
-        self.classes = self.characters + SYSTEMS * HUES
-        order = np.argsort(names, kind="stable")
-        self._drawings = drawings[order].reshape(self.characters, -1, 28, 28)
-        self.seed, self._maps = seed, _systems(np.random.default_rng(7))
+    def __init__(self, bank: Path, seed: int):
+        self.seed = seed
+        self._drawings = np.load(bank / "pictures.npy", mmap_mode="r")
+        with np.load(bank / "index.npz") as file:
+            self._labels, held, self.kinds = file["label"], file["held"], file["kind"]
+        self.classes = len(self.kinds)
+        self.about = json.loads((bank / "about.json").read_text(encoding="utf-8"))
+        self._pools = {apart: self._pool(held == apart) for apart in (False, True)}
 
-    def batch(self, first: int, count: int, held: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """[count, 32, 32, 3] uint8 and the classes [count] of so many items; half of them are characters.
+    def _pool(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(drawings in the order of their classes, where each class begins [classes], how many it has [classes])."""
+        drawings = np.flatnonzero(chosen)
+        drawings = drawings[np.argsort(self._labels[drawings], kind="stable")]
+        counts = np.bincount(self._labels[drawings], minlength=self.classes)
+        return drawings, np.cumsum(counts) - counts, counts
+
+    def batch(self, first: int, count: int, held: bool = False) -> tuple[Tensor, np.ndarray, Tensor]:
+        """[count, 3, 32, 32] of -1 to 1, the classes [count], and [count, 1, 32, 32] of 0 to 1: figures on black.
 
         Args:
-            held: characters from drawings that training never sees.
+            held: of drawings that training never sees; classes of which there are none do not occur.
         """
+        drawings, begins, counts = self._pools[held]
         generator = np.random.default_rng([self.seed, int(held), first])
-        fractal = generator.random(count) < 0.5
-        labels = np.where(
-            fractal,
-            self.characters + generator.integers(0, SYSTEMS * HUES, count),
-            generator.integers(0, self.characters, count),
-        )
-        masks = np.empty((count, SIDE, SIDE), np.float32)
-        where = np.flatnonzero(fractal)
-        if len(where):
-            systems = (labels[where] - self.characters) // HUES
-            masks[where] = self._fractals(systems, generator)
-        for i in np.flatnonzero(~fractal):
-            masks[i] = self._character(labels[i], generator, held)
-        hues = np.where(fractal, ((labels - self.characters) % HUES) / HUES, generator.random(count))
-        return _coloured(masks, hues + generator.normal(0, 0.03, count), generator), labels
-
-    def _character(self, label: int, generator: np.random.Generator, held: bool) -> np.ndarray:
-        from scipy.ndimage import affine_transform
-
-        drawings = self._drawings[label]
-        number = (
-            generator.integers(len(drawings) - HELD, len(drawings))
-            if held
-            else generator.integers(0, len(drawings) - HELD)
-        )
-        angle, scale = generator.normal(0, 0.15), generator.uniform(0.8, 1.4)
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
-        shift = np.array([13.5, 13.5]) - turn @ (np.array([15.5, 15.5]) + generator.uniform(-3, 3, 2))
-        found = affine_transform(
-            drawings[number].astype(np.float32) / 255,
-            turn,
-            shift,  # type: ignore[arg-type]
-            (SIDE, SIDE),
-            order=1,
-        )
-        return np.clip(found * generator.uniform(1, 2), 0, 1)
-
-    def _fractals(self, systems: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        count, rows = len(systems), np.arange(len(systems))[:, None]
-        maps = self._maps[systems] * generator.normal(1, 0.03, (count, 4, 6))
-        points = generator.normal(size=(count, _POINTS, 2))
-        drawn = []
-        for step in range(_STEPS):
-            chosen = maps[rows, generator.integers(0, 4, (count, _POINTS))]
-            x, y = points[..., 0], points[..., 1]
-            points = np.stack(
-                [
-                    chosen[..., 0] * x + chosen[..., 1] * y + chosen[..., 4],
-                    chosen[..., 2] * x + chosen[..., 3] * y + chosen[..., 5],
-                ],
-                axis=-1,
-            )
-            if step >= _STEPS - _DRAWN:
-                drawn.append(points)
-        cloud = np.concatenate(drawn, axis=1)
-        low, high = cloud.min(1, keepdims=True), cloud.max(1, keepdims=True)
-        size = generator.uniform(0.7, 1.0, (count, 1, 1))
-        pixels = ((cloud - low) / np.maximum(high - low, 1e-6) * size + generator.uniform(0, 1 - size)) * (SIDE - 1)
-        flat = (pixels[..., 1].round() * SIDE + pixels[..., 0].round()).astype(int) + rows * SIDE * SIDE
-        hits = np.bincount(flat.ravel(), minlength=count * SIDE * SIDE).reshape(count, SIDE, SIDE)
-        return np.minimum(1, hits / 3).astype(np.float32)
+        labels = np.empty(count, dtype=int)
+        kinds = generator.choice(len(KINDS), count, p=SHARES)
+        for kind in range(len(KINDS)):
+            there = np.flatnonzero((self.kinds == kind) & (counts > 0))
+            labels[kinds == kind] = generator.choice(there, int((kinds == kind).sum()))
+        numbers = drawings[begins[labels] + (generator.random(count) * counts[labels]).astype(int)]
+        drawn = torch.from_numpy(self._drawings[numbers]).permute(0, 3, 1, 2).float() / 255
+        random = torch.Generator().manual_seed(int(generator.integers(2**62)))
+        pictures, clean = _shown(drawn, torch.from_numpy(kinds > 0), random)
+        return pictures * 2 - 1, labels, clean
 
 
-def _systems(generator: np.random.Generator) -> np.ndarray:
-    """[systems, 4, 6]: four contracting maps each (x' = a x + b y + e, y' = c x + d y + f), some of them alike."""
-    found = np.empty((SYSTEMS, 4, 6))
-    for i in range(SYSTEMS):
-        distinct = generator.integers(2, 5)
-        maps = np.empty((distinct, 6))
-        for j in range(distinct):
-            linear = generator.uniform(-1, 1, (2, 2))
-            linear *= generator.uniform(0.4, 0.8) / np.linalg.norm(linear, 2)
-            maps[j] = [*linear.ravel(), *generator.uniform(-1, 1, 2)]
-        found[i] = maps[np.arange(4) % distinct]
-    return found
+def _shown(drawn: Tensor, line: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Drawings [n, 4, s, s] as pictures [n, 3, SIDE, SIDE]; `line` [n]: those that have a form but no colours."""
+    n = len(drawn)
+    some = lambda low, high, *shape: _uniform(random, low, high, n, *(shape or (1, 1, 1)))  # noqa: E731
+    opacity = drawn[:, 3:]
+    thicker = F.max_pool2d(opacity, 3, 1, 1) - opacity
+    opacity = opacity + thicker * some(-1, 1).clamp_min(0) * line[:, None, None, None]
+    seen = F.grid_sample(torch.cat([drawn[:, :3] * opacity, opacity], 1), _grid(n, random), align_corners=False)
+    colour, opacity = seen[:, :3], seen[:, 3:]
+    grey = (torch.rand(n, 1, 1, 1, generator=random) < 0.5).float()
+    tint = torch.where(line[:, None, None, None], some(0, 1, 3, 1, 1), some(0.8, 1.2, 3, 1, 1))
+    lift = some(0, 0.4)
+    light = (colour * _LUMA[:, None, None]).sum(1, keepdim=True) * (1 - lift) + lift * opacity
+    figure = grey * light * some(0.6, 1.0) + (1 - grey) * colour * tint
+    figure = figure * (1 + _clouds(n, random) + _stripes(n, random) * line[:, None, None, None])
+    ends, slope = some(0, 1, 2, 3, 1, 1), _slope(n, random)
+    ground = (ends[:, 0] * slope + ends[:, 1] * (1 - slope)) * (1 - grey)
+    noise = torch.randn(n, 3, SIDE, SIDE, generator=random) * some(0, 0.04) * (1 - grey)
+    return (ground * (1 - opacity) + figure + noise).clamp_(0, 1), figure.clamp(0, 1).mean(1, keepdim=True)
 
 
-def _coloured(masks: np.ndarray, hues: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Figures [n, S, S] of 0 to 1 in colours of these hues, on grounds that run from one colour to another."""
-    count = len(masks)
-    figure = _rgb(hues, generator.uniform(0.4, 1, count), generator.uniform(0.5, 1, count))
-    one, other = (
-        _rgb(generator.random(count), generator.uniform(0, 0.6, count), generator.uniform(0, 0.6, count))
-        for _ in range(2)
-    )
-    line = np.linspace(0, 1, SIDE, dtype=np.float32)
-    angle = generator.uniform(0, 2 * np.pi, count)
-    slope = np.cos(angle)[:, None, None] * line[None, :, None] + np.sin(angle)[:, None, None] * line[None, None]
-    slope = ((slope - slope.min((1, 2), keepdims=True)) / np.ptp(slope, (1, 2), keepdims=True))[..., None]
-    ground = one[:, None, None] * (1 - slope) + other[:, None, None] * slope
-    picture = ground * (1 - masks[..., None]) + figure[:, None, None] * masks[..., None]
-    picture += generator.normal(0, 1, picture.shape) * generator.uniform(0, 0.06, (count, 1, 1, 1))
-    return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
+def _uniform(random: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
+    return torch.rand(*shape, generator=random) * (high - low) + low
 
 
-def _rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """[n, 3] colours from hue, saturation and value of 0 to 1."""
-    ramp = (np.array([5, 3, 1]) + hue[:, None] * 6) % 6
-    dark = np.clip(np.minimum(ramp, 4 - ramp), 0, 1)
-    return (value[:, None] * (1 - saturation[:, None] * dark)).astype(np.float32)
+def _grid(n: int, random: torch.Generator) -> Tensor:
+    """[n, SIDE, SIDE, 2] where in a drawing (-1 to 1) each pixel is taken from."""
+    angle, shear = (torch.randn(n, generator=random) * spread for spread in (0.15, 0.2))
+    size = _uniform(random, 0.65, 1.1, n)
+    stretch = torch.exp(torch.randn(n, generator=random) * 0.12)
+    turned = torch.stack([angle.cos(), -angle.sin() + shear, angle.sin(), angle.cos()], 1).reshape(n, 2, 2)
+    scale = torch.stack([1 / (size * stretch), stretch / size], 1)
+    shift = _uniform(random, -0.2, 0.2, n, 2) * scale
+    grid = F.affine_grid(torch.cat([turned * scale[:, None], shift[..., None]], 2), [n, 1, SIDE, SIDE], False)
+    bend = torch.randn(n, 2, 4, 4, generator=random) * _uniform(random, 0, 0.12, n, 1, 1, 1)
+    return grid + _smooth(bend).permute(0, 2, 3, 1)
+
+
+def _clouds(n: int, random: torch.Generator) -> Tensor:
+    """[n, 1, SIDE, SIDE] by how much a figure is lighter (or darker) from place to place."""
+    return _smooth(torch.randn(n, 1, 4, 4, generator=random)) * _uniform(random, 0, 0.25, n, 1, 1, 1)
+
+
+def _stripes(n: int, random: torch.Generator) -> Tensor:
+    """[n, 1, SIDE, SIDE]: the same in stripes of any width and direction, which a third of the figures have."""
+    way = torch.randn(n, 2, 1, 1, generator=random) * 15
+    line = torch.linspace(-1, 1, SIDE)
+    wave = torch.sin(way[:, :1] * line[:, None] + way[:, 1:] * line + _uniform(random, 0, 6.28, n, 1, 1, 1))
+    return wave * _uniform(random, -0.8, 0.4, n, 1, 1, 1).clamp_min(0)
+
+
+def _slope(n: int, random: torch.Generator) -> Tensor:
+    """[n, 1, SIDE, SIDE] from 0 to 1 along a line of any direction."""
+    angle, line = _uniform(random, 0, 6.28, n, 1, 1, 1), torch.linspace(-1, 1, SIDE)
+    return (0.5 + (angle.cos() * line[:, None] + angle.sin() * line) / 2).clamp(0, 1)
+
+
+def _smooth(coarse: Tensor) -> Tensor:
+    return F.interpolate(coarse, (SIDE, SIDE), mode="bicubic", align_corners=False)

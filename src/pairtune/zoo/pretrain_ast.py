@@ -1,23 +1,23 @@
-"""Pretrain the zoo's small spectrogram transformer: `python -m pairtune.zoo.pretrain_ast --data DATA --out DIR`.
+"""Pretrain the zoo's small spectrogram transformer: `python -m pairtune.zoo.pretrain_ast --out DIR`.
 
-It learns to name the sounds of `sound_source.py`. Goes on where it was stopped, bit for bit.
+It learns to name the sounds of `sound_source.py`, and to tell how they look. Goes on where it was stopped, bit for bit.
 """
 
 from __future__ import annotations
 
 import argparse
-from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import ASTConfig, ASTForAudioClassification
+from torch import nn
+from transformers import ASTConfig, ASTModel
 
 from pairtune.zoo import encoder_run
-from pairtune.zoo.sound_source import BINS, FRAMES, Sounds
+from pairtune.zoo.encoder_aims import count_of
+from pairtune.zoo.sound_source import BINS, FRAMES, KINDS, Sounds
 
 
-def build(args: argparse.Namespace, classes: int) -> ASTForAudioClassification:
+def build(args: argparse.Namespace, kinds: np.ndarray) -> encoder_run.Learner:
     torch.manual_seed(args.seed)
     config = ASTConfig(
         hidden_size=args.width,
@@ -31,44 +31,26 @@ def build(args: argparse.Namespace, classes: int) -> ASTForAudioClassification:
         num_mel_bins=BINS,
         layer_norm_eps=1e-6,
     )
-    config.num_labels = classes
-    model = ASTForAudioClassification(config)
-    model.set_attn_implementation("eager")  # measured at this size: plain products beat the CPU's fused attention
-    return model
+    ast = ASTModel(config)
+    ast.set_attn_implementation("eager")  # measured at this size: plain products beat the CPU's fused attention
+    with torch.no_grad():
+        places = encoder_run.waves(BINS // args.patch, FRAMES // args.patch, args.width)
+        ast.embeddings.position_embeddings[0, 2:] = 0.3 * places
+        nn.init.normal_(ast.embeddings.patch_embeddings.projection.weight, std=1 / args.patch)
+    return encoder_run.Learner(ast, 2, kinds, count_of(FRAMES, BINS))
 
 
-def logits(model: ASTForAudioClassification, heard: Tensor, kept: Tensor | None) -> Tensor:
-    """[n, classes]; of the patches only those at `kept` [n, k] go through the blocks, beside the two class tokens."""
-    ast = model.audio_spectrogram_transformer
-    hidden = encoder_run.through(ast.layers, ast.embeddings(heard), 2, kept)
-    return model.classifier(ast.layernorm(hidden)[:, :2].mean(1))
+def held_out(model: encoder_run.Learner, source: Sounds) -> dict[str, float]:
+    """Accuracy by kind on sounds that are made anew."""
+    return encoder_run.held_out(model, encoder_run.items_of(source, held=True), KINDS)
 
 
 def main(argv: list[str] | None = None) -> dict:
-    options = encoder_run.parser(__doc__, width=192, layers=6, heads=3, patch=8, keep=0.33, **{"total-items": 280_000})
+    options = encoder_run.parser(__doc__, width=192, layers=6, heads=3, patch=16, **{"total-items": 400_000})
     args = options.parse_args(argv)
-    source = Sounds(args.data, args.seed)
-    model = build(args, source.classes).train()
-    count = (FRAMES // args.patch) * (BINS // args.patch)
-    about = {"config": model.config.to_dict(), "share": args.keep, "mean": source.mean, "std": source.std}
-    return encoder_run.train(
-        model, encoder_run.naming(items_of(source), partial(logits, model), count, args), about, args
-    )
-
-
-def items_of(source: Sounds, held: bool = False) -> encoder_run.Items:
-    """Spectrograms by number; `held`: those of the fold that training never hears."""
-
-    def items(first: int, count: int) -> tuple[Tensor, np.ndarray]:
-        heard, labels = source.batch(first, count, held)
-        return torch.from_numpy(heard), labels
-
-    return items
-
-
-def held_out(model: nn.Module, source: Sounds) -> dict[str, float]:
-    """Accuracy on pieces of the fold that was held out, and on voices drawn anew."""
-    return encoder_run.held_out(model, items_of(source, True), len(source.names), ("pieces", "voices"))
+    source = Sounds(args.seed)
+    about = {"mean": source.mean, "std": source.std}
+    return encoder_run.train(build(args, source.kinds).train(), encoder_run.items_of(source), about, args)
 
 
 if __name__ == "__main__":
