@@ -24,9 +24,7 @@ def steer(
         str | None, typer.Option(help="The column of claims (prompts); by default the one that was tuned on.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the vectors and the report.")] = None,
-    direction: Annotated[
-        str, typer.Option(help="How directions are fitted: logistic, mean-difference.")
-    ] = "logistic",
+    direction: Annotated[str, typer.Option(help="How directions are fitted: logistic, mean-difference.")] = "logistic",
     shots: Annotated[int, typer.Option(min=0, help="Examples before the base's prompts, in selecting rows.")] = 4,
     blocks: Annotated[str | None, typer.Option(help="Blocks that are tried, as 4,8,12; by default all.")] = None,
     general: Annotated[str, typer.Option(help="Texts for the perplexity: a file, or demo:general.")] = "demo:general",
