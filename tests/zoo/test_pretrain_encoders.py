@@ -103,8 +103,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(bank, tmp_path, monkeypatch, stop):
     ends = [lm_checkpoint.latest(tmp_path / name) for name in "ab"]
     weights = [load_file(end / "weights.safetensors") for end in ends if end is not None]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    with pytest.raises(SystemExit, match="another run: looks differ"):
-        pretrain_vit.main([*fixed, "--out", str(tmp_path / "b"), "--looks", "1"])
+    with pytest.raises(SystemExit, match="another run: config differ"):
+        pretrain_vit.main([*fixed, "--out", str(tmp_path / "b"), "--patch", "16"])
 
 
 def test_sounds_are_what_the_feature_extractor_makes_of_them():

@@ -2,7 +2,7 @@
 
 Paper: "AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition", arXiv 2205.13535.
 
-Setting, cut to two cores: a base of 2.7 M parameters (`zoo:tiny-vit`, pretrained on characters and fractals) in place
+Setting, cut to two cores: a base of 2.7 M parameters (`zoo:tiny-vit`, pretrained on emoji, icons and letters) in place
 of ViT-B, digits (MNIST) in place of CIFAR-100, SVHN and Food-101, 40 images of each class, 80 steps of 16, AdamW. A
 seed draws the training images and sets head, order and dropout; validation and test stay. Each arm's learning rate is
 the best of three on validation with seed 0. The state after the last step is what counts. No video. Steps and the

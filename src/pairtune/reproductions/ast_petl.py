@@ -2,8 +2,8 @@
 
 Paper: "Parameter-Efficient Transfer Learning of Audio Spectrogram Transformers", arXiv 2312.03694.
 
-Setting, cut to two cores: a base of 2.7 M parameters (`zoo:tiny-ast`, pretrained on environmental sound and made
-voices) in place of AST, spoken digits in place of five sets of sound and speech, 20 recordings of each digit, 60 steps
+Setting, cut to two cores: a base of 2.7 M parameters (`zoo:tiny-ast`, pretrained on sounds made by
+rule) in place of AST, spoken digits in place of five sets of sound and speech, 20 recordings of each digit, 60 steps
 of 12, AdamW. A seed draws the recordings and sets head, order and dropout; validation and test stay (takes of the same
 six speakers that training does not have). The head reads the class tokens, which attention has mixed. Each arm's
 learning rate is the best of three on validation with seed 0; the state after the last step is what counts.

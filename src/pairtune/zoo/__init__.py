@@ -18,14 +18,14 @@ _MODELS = {
         "Apache-2.0",
     ),
     "tiny-vit": (
-        "a vision transformer for 32 x 32 images, pretrained on characters and fractals",
-        2_691_648,
+        "a vision transformer for 32 x 32 images, pretrained on emoji, icons and letters",
+        2_710_080,
         "Apache-2.0",
     ),
     "tiny-ast": (
-        "a spectrogram transformer for 0.96 s of sound, pretrained on ESC-10 and made voices",
-        2_701_248,
-        "CC BY 3.0",
+        "a spectrogram transformer for 0.96 s of sound, pretrained on made syllables, tones and noises",
+        2_724_288,
+        "Apache-2.0",
     ),
     "minilm": ("the sentence encoder all-MiniLM-L6-v2, from the extra pairtune[offline]", 22_713_216, "Apache-2.0"),
 }

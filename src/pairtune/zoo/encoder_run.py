@@ -130,7 +130,7 @@ def train(model: Learner, items: Items, about: dict[str, Any], args: argparse.Na
     optimizers, stop = make_optimizers(model, args), {"now": False}
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.update(now=True))
-    about = json.loads(json.dumps({**about, "config": model.config, "looks": args.looks}))
+    about = json.loads(json.dumps({**about, "config": model.config}))
     state: dict[str, Any] = {"step": 0, "items": 0, "seconds": 0.0, **about}
     before = lm_checkpoint.latest(args.out)
     if before:
@@ -179,7 +179,7 @@ def parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """The options that every such run has; `defaults` are further ones, and their defaults."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--out", type=Path, required=True, help="folder of checkpoints; an earlier run there goes on")
-    common = {"batch": 64, "lr": 6e-3, "weight-decay": 0.05, "looks": 8.0, "seed": 0, "threads": 1, "minutes": 0.0}
+    common = {"batch": 64, "lr": 6e-3, "weight-decay": 0.05, "looks": 20.0, "seed": 0, "threads": 1, "minutes": 0.0}
     for name, default in {**common, "log-seconds": 15.0, "save-seconds": 120.0, **defaults}.items():
         made.add_argument(f"--{name}", type=type(default), default=default, help=f"default {default:,}")
     return made

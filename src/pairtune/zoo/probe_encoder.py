@@ -5,7 +5,7 @@ random weights, and the input itself (an image's pixels, a sound's spectrogram).
 turn is left out and the 500 others are learnt from (features standardised, strength of the penalty by cross-validation
 on these 500); the items of the test part are judged, and the six accuracies averaged. With `--choose` the left-out
 sixths are judged instead and the test part does not count: so are pilots compared. An encoder's features are what a
-classifier's head on it would read, and the mean over its patches.
+classifier's head on it would read.
 
 A base ships where it is above both others on every set of `GATE`.
 """
@@ -26,7 +26,7 @@ from pairtune.zoo.probe_sets import RATE, read
 VIT, AST = "vit", "audio-spectrogram-transformer"
 GATE = {VIT: ("fashion_mnist_mini", "mnist_small"), AST: ("fsdd", "esc10")}
 LOOKED_AT = {VIT: ("cifar10_small",), AST: ()}
-FOLDS, STRENGTHS = 6, (1e-4, 1e-3, 1e-2, 1e-1)
+FOLDS, STRENGTHS = 6, (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 Features = Callable[[list[np.ndarray]], np.ndarray]  # n items → [n, d]
 
 
@@ -68,8 +68,7 @@ def features(folder: Path) -> dict[str, Features]:
     def of(model: torch.nn.Module, items: list[np.ndarray]) -> np.ndarray:
         parts = []
         for first in range(0, len(items), 100):
-            hidden = model(prepared(items[first : first + 100])).last_hidden_state
-            parts.append(torch.cat([hidden[:, :front].mean(1), hidden[:, front:].mean(1)], dim=1))
+            parts.append(model(prepared(items[first : first + 100])).last_hidden_state[:, :front].mean(1))
         return torch.cat(parts).numpy()
 
     def flat(items: list[np.ndarray]) -> np.ndarray:
