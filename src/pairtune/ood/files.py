@@ -32,7 +32,7 @@ def write_scored(
     *,
     restart: bool = False,
     progress: Callable[[int], None] = lambda count: None,
-    at_once: int = AT_ONCE,
+    at_once: int | None = None,
     done_word: str = "scored",
 ) -> int:
     """Write one JSON line for each row.
@@ -43,7 +43,7 @@ def write_scored(
         identity: what a run must share with the one that it goes on from.
         restart: begin again, whatever there is.
         progress: called with the number of rows done since the last call.
-        at_once: rows of a chunk; what a stopped run has done of one is done again.
+        at_once: rows of a chunk (1000 by default); what a stopped run has done of one is done again.
         done_word: what has been done to a row, for messages.
 
     Returns: how many rows had been done by an earlier run.
@@ -68,7 +68,7 @@ def write_scored(
             with writing(out), partial.open("r+b" if partial.exists() else "w+b") as file:
                 file.truncate(size)
                 file.seek(size)
-                while chunk := list(islice(source, at_once)):
+                while chunk := list(islice(source, at_once or AT_ONCE)):
                     for record in scored(chunk):
                         file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
                         progress(1)
