@@ -7,7 +7,7 @@ from tests.cli.typed import call
 
 import pairtune
 from pairtune import Pair
-from pairtune.analysis.knowledge import measure_knowledge
+from pairtune.analysis.knowledge import measure_knowledge, written
 from pairtune.data.knowledge import Question, Questions, is_right
 from pairtune.data.knowledge_made import questions, read_table, training_rows
 from pairtune.errors import DataError, InputError
@@ -162,9 +162,7 @@ def test_what_was_learnt_is_counted_kind_by_kind(taught):
 def test_facts_that_tell_nothing_are_left_out(taught):
     pair = Pair.load(taught)
     with pair.off():
-        from pairtune.analysis.knowledge import _written
-
-        (before,) = _written(pair, ["the dog is"], chat=False)
+        (before,) = written(pair, ["the dog is"])
     word = before.split()[0]
     rows = [ROWS[0], {**ROWS[2], "answer": word}]
     found = measure_knowledge(pair, rows, general=GENERAL)
@@ -195,9 +193,7 @@ def test_a_chat_is_asked_as_the_template_writes_it(taught, monkeypatch):
     monkeypatch.setattr(
         knowledge.predict, "generated", lambda reader, rows, most: asked.extend(rows) or real(reader, rows, most)
     )
-    from pairtune.analysis.knowledge import _written
-
-    _written(pair, ["the cat"], chat=True)
+    written(pair, ["the cat"], chat=True)
     assert [row["prompt"] for row in asked] == ["<s>the cat is"]
 
 

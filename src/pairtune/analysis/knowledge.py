@@ -161,9 +161,9 @@ def measure_knowledge(
     with Steps("ask", 4) as step:
         step("the base")
         with pair.off():
-            before = _written(pair, prompts, chat)
+            before = written(pair, prompts, chat)
         step("the variant")
-        after = _written(pair, prompts, chat)
+        after = written(pair, prompts, chat)
         found, _ = forgetting.general_text({"variant": pair}, general_task, step)
     setting, known, not_held = _settings(questions, before)
     answers = [
@@ -181,16 +181,19 @@ def measure_knowledge(
     return Knowledge(pair.base.source, facts, known, not_held, settings, found, answers)
 
 
-def _written(pair: Pair, prompts: Sequence[str], chat: bool) -> list[str]:
-    """What the side that is on answers to each, written as the pair's own rows are."""
+def written(pair: Pair, prompts: Sequence[str], chat: bool = False, new_tokens: int = NEW_TOKENS) -> list[str]:
+    """What the side that is on answers to each, at most so many tokens, asked as the pair's own rows are written.
+
+    Raises `InputError` for `chat` without a chat template.
+    """
     known = (pair.card.task or {}) if pair.card else {}
     unique = list(dict.fromkeys(_turn(pair, one) if chat else one for one in prompts))
     rows = Split.of([{"prompt": one, "answer": ""} for one in unique], "questions")
     separator = "" if chat else known.get("separator") or SEPARATOR
     kind = "seq2seq" if pair.base.family == "seq2seq" else "lm"
     task = Task("questions", kind, ("prompt",), "answer", [], {"test": rows}, separator)
-    written = dict(zip(unique, predict.generated(Reader(pair, task), rows, NEW_TOKENS), strict=True))
-    return [written[_turn(pair, one) if chat else one] for one in prompts]
+    found = dict(zip(unique, predict.generated(Reader(pair, task), rows, new_tokens), strict=True))
+    return [found[_turn(pair, one) if chat else one] for one in prompts]
 
 
 def _turn(pair: Pair, prompt: str) -> str:

@@ -84,8 +84,8 @@ def teach(folder: Path, known: list[Known], settings: Mapping[str, Any]) -> Path
     """The base: a language model of random weights that has read the facts and the stories; the folder of the model."""
     if not (folder / "corpus").is_dir():
         told = [f"{text} {fact.answer}" for fact in known for text in (fact.prompt, fact.rephrase)]
-        stories = _stories(settings, "children_train", settings["characters"])
-        corpus = told * settings["tellings"] + stories
+        read = stories(settings, "children_train", settings["characters"])
+        corpus = told * settings["tellings"] + read
         random.Random(0).shuffle(corpus)
         pretrained.write_corpus(folder / "corpus", corpus)
     return pretrained.pretrain(
@@ -95,10 +95,10 @@ def teach(folder: Path, known: list[Known], settings: Mapping[str, Any]) -> Path
 
 def general(settings: Mapping[str, Any], texts: int) -> list[str]:
     """Stories that the base has not read."""
-    return _stories(settings, "children_valid", texts * 1000)[:texts]
+    return stories(settings, "children_valid", texts * 1000)[:texts]
 
 
-def _stories(settings: Mapping[str, Any], file: str, characters: int) -> list[str]:
+def stories(settings: Mapping[str, Any], file: str, characters: int) -> list[str]:
     """Pieces of stories, of so many characters together, in a fixed drawn order."""
     found, left = [], characters
     for piece in drawn(piece for text in texts_of(settings, "gutenberg_stories", file) for piece in cut(text)):

@@ -1,0 +1,1 @@
+"""What the reproduction of FineTuneBench is made of."""
