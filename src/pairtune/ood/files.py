@@ -43,7 +43,7 @@ def write_scored(
         identity: what a run must share with the one that it goes on from.
         restart: begin again, whatever there is.
         progress: called with the number of rows done since the last call.
-        at_once: rows of a chunk (1000 by default); what a stopped run has done of one is done again.
+        at_once: rows of a chunk (2048 by default); what a stopped run has done of one is done again.
         done_word: what has been done to a row, for messages.
 
     Returns: how many rows had been done by an earlier run.
