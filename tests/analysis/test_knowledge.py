@@ -10,7 +10,7 @@ from pairtune import Pair
 from pairtune.analysis.knowledge import measure_knowledge, written
 from pairtune.data.knowledge import Question, Questions, is_right
 from pairtune.data.knowledge_made import questions, read_table, training_rows
-from pairtune.errors import DataError, InputError
+from pairtune.errors import DataError, MissingView
 
 GENERAL = ["the cat sat on the mat in the house", "a good man and an old woman ran by the river"]
 ROWS = [
@@ -176,25 +176,9 @@ def test_facts_that_tell_nothing_are_left_out(taught):
         measure_knowledge(pair, [rows[1]], general=GENERAL)
 
 
-def test_a_model_that_writes_nothing_or_has_no_chat_is_refused(tiny_bert, taught):
-    with pytest.raises(InputError, match="asked of one that writes text"):
+def test_a_model_that_writes_nothing_is_refused(tiny_bert):
+    with pytest.raises(MissingView, match="nothing to write with"):
         measure_knowledge(Pair(pairtune.Base.load(str(tiny_bert))), ROWS, general=GENERAL)
-    with pytest.raises(InputError, match="no chat template"):
-        measure_knowledge(Pair.load(taught), ROWS, general=GENERAL, chat=True)
-
-
-def test_a_chat_is_asked_as_the_template_writes_it(taught, monkeypatch):
-    from pairtune.analysis import knowledge
-
-    pair = Pair.load(taught)
-    pair.tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %} is"
-    asked = []
-    real = knowledge.predict.generated
-    monkeypatch.setattr(
-        knowledge.predict, "generated", lambda reader, rows, most: asked.extend(rows) or real(reader, rows, most)
-    )
-    written(pair, ["the cat"], chat=True)
-    assert [row["prompt"] for row in asked] == ["<s>the cat is"]
 
 
 def test_the_command_makes_tunes_and_asks(taught, tmp_path, capsys):

@@ -19,17 +19,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pairtune.analysis import forgetting, predict
-from pairtune.analysis.predict import Reader
+from pairtune.analysis import forgetting
 from pairtune.analysis.progress import Steps
 from pairtune.analysis.report import Document, Report
 from pairtune.analysis.shares import Share
 from pairtune.data.facts import normalised
 from pairtune.data.knowledge import MEMORISED, NO, PREFIXED, YES, Question, Questions, is_right, says, yes_or_no
-from pairtune.data.split import Split
-from pairtune.data.task import Task
-from pairtune.data.verbalise import SEPARATOR
-from pairtune.errors import DataError, InputError
+from pairtune.errors import DataError
+from pairtune.generation.engine import generate
 from pairtune.pair.paired import ENDS, RESAMPLES
 
 if TYPE_CHECKING:
@@ -141,29 +138,26 @@ def measure_knowledge(
     questions: str | Path | Sequence[Question | Mapping[str, Any]],
     *,
     general: str | Path | Sequence[str] = forgetting.DEFAULT,
-    chat: bool = False,
 ) -> Knowledge:
     """Ask a base and its variant the questions.
 
     Args:
         questions: a file or rows as `data.knowledge` has them; `data.knowledge_made` makes them from a table of facts.
+            They are laid out as the pair's own prompts are (`generation.prompts`).
         general: general text for what learning them cost: a file, `demo:<name>`, or texts.
-        chat: ask each as a user's turn, through the tokenizer's chat template.
 
-    Raises `InputError` for a model that writes no text or has no chat template, `DataError` as `Questions.read`, and
-    where no fact is left that tuning could have taught.
+    Raises `MissingView` for a model that writes no text, `DataError` as `Questions.read`, and where no fact is left
+    that tuning could have taught.
     """
     questions = Questions.read(questions)
-    if pair.base.family == "encoder" or "tokens" not in pair.views:
-        raise InputError(f"{pair.base.source}: what a model knows is asked of one that writes text; this one does not")
     general_task = forgetting.general_task(general, GENERAL_TEXTS)
     prompts = [one.prompt for one in questions]
     with Steps("ask", 4) as step:
         step("the base")
         with pair.off():
-            before = written(pair, prompts, chat)
+            before = written(pair, prompts)
         step("the variant")
-        after = written(pair, prompts, chat)
+        after = written(pair, prompts)
         found, _ = forgetting.general_text({"variant": pair}, general_task, step)
     setting, known, not_held = _settings(questions, before)
     answers = [
@@ -181,27 +175,11 @@ def measure_knowledge(
     return Knowledge(pair.base.source, facts, known, not_held, settings, found, answers)
 
 
-def written(pair: Pair, prompts: Sequence[str], chat: bool = False, new_tokens: int = NEW_TOKENS) -> list[str]:
-    """What the side that is on answers to each, at most so many tokens, asked as the pair's own rows are written.
-
-    Raises `InputError` for `chat` without a chat template.
-    """
-    known = (pair.card.task or {}) if pair.card else {}
-    unique = list(dict.fromkeys(_turn(pair, one) if chat else one for one in prompts))
-    rows = Split.of([{"prompt": one, "answer": ""} for one in unique], "questions")
-    separator = "" if chat else known.get("separator") or SEPARATOR
-    kind = "seq2seq" if pair.base.family == "seq2seq" else "lm"
-    task = Task("questions", kind, ("prompt",), "answer", [], {"test": rows}, separator)
-    found = dict(zip(unique, predict.generated(Reader(pair, task), rows, new_tokens), strict=True))
-    return [found[_turn(pair, one) if chat else one] for one in prompts]
-
-
-def _turn(pair: Pair, prompt: str) -> str:
-    """The prompt as a user's turn, up to where the assistant answers."""
-    if not pair.tokenizer.chat_template:
-        raise InputError("the tokenizer has no chat template, so that nothing can be asked in a chat; leave --chat out")
-    turns = [{"role": "user", "content": prompt}]
-    return str(pair.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+def written(pair: Pair, prompts: Sequence[str], new_tokens: int = NEW_TOKENS) -> list[str]:
+    """What the side that is on answers to each, greedily, at most so many tokens; equal prompts are asked once."""
+    unique = list(dict.fromkeys(prompts))
+    found = dict(zip(unique, generate(pair, unique, max_new_tokens=new_tokens), strict=True))
+    return [found[one].strip() for one in prompts]
 
 
 def _settings(questions: Questions, before: Sequence[str]) -> tuple[dict[str, str], int, int]:

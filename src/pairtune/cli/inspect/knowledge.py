@@ -27,7 +27,6 @@ def knowledge(
     paraphrases: Annotated[
         int, typer.Option(min=0, max=5, help="With --make: so many other wordings of each fact to train on.")
     ] = 0,
-    chat: Annotated[bool, typer.Option("--chat", help="Ask through the tokenizer's chat template.")] = False,
     general: Annotated[
         str, typer.Option(help="General text for what learning cost: a file, or demo:general.")
     ] = "demo:general",
@@ -63,7 +62,7 @@ def knowledge(
     from pairtune.pair.twin import load_pairs
 
     read = Questions.read(asked)  # before anything large is loaded
-    found = measure_knowledge(load_pairs({pair: pair}, base)[pair], read, general=general, chat=chat)
+    found = measure_knowledge(load_pairs({pair: pair}, base)[pair], read, general=general)
     if html is not None:
         write_page(html, found.html())
     frame.emit(found.to_dict() if json else None, json, text=found)
