@@ -100,7 +100,8 @@ def test_the_selection_finds_the_disagreements(reading, task):
 
 def test_directions_are_what_their_equations_say():
     generator = torch.Generator().manual_seed(0)
-    present, absent = (torch.randn(60, 5, generator=generator).double() + shift for shift in (0.7, 0.0))
+    size = torch.tensor([1.0, 3.0, 1.0, 0.2, 1.0])
+    present, absent = (size * torch.randn(60, 5, generator=generator).double() + shift for shift in (0.7, 0.0))
     gap = present.mean(0) - absent.mean(0)
     torch.testing.assert_close(MeanDifference().fit(present, absent), gap / gap.norm())
     method = Logistic(c=0.5)
@@ -118,8 +119,9 @@ def test_directions_are_what_their_equations_say():
         return total
 
     optimizer.step(loss)
-    wanted = weights[:5].detach() / hidden.std(0, unbiased=False)
-    torch.testing.assert_close(method.fit(present, absent), wanted / wanted.norm(), atol=1e-3, rtol=1e-3)
+    scale, w = hidden.std(0, unbiased=False), weights[:5].detach()
+    for found, wanted in ((method.fit, w * scale), (method.plane, w / scale)):
+        torch.testing.assert_close(found(present, absent), wanted / wanted.norm(), atol=1e-3, rtol=1e-3)
     for one in (method, MeanDifference()):
         with pytest.raises(InputError, match="show no direction"):
             one.fit(present, present)
@@ -156,6 +158,7 @@ def test_vectors_are_extracted_and_too_few_rows_refused(reading, task, caplog):
     found = extract(reading, train, quadrants, Logistic(), 0)
     assert list(found.fitted) == ["iv", "kv", "caa", "iti", "random"] and not found.missing
     assert list(found.fitted["iv"].directions) == [0, 1, 2, 3]
+    assert all(one.name == name for name, one in found.fitted.items())
     assert all(abs(float(one.norm()) - 1) < 1e-6 for f in found.fitted.values() for one in f.directions.values())
     assert found.fitted["random"].sigma == found.fitted["iv"].sigma
     again = extract(reading, train, quadrants, Logistic(), 0)

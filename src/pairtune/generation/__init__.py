@@ -26,6 +26,13 @@ class Direction(Method):
         Raises `InputError` where they do not differ.
         """
 
+    def plane(self, present: Tensor, absent: Tensor) -> Tensor:
+        """[d] float64: the normal of the planes by which the two sides are told apart; by default the direction itself.
+
+        A direction to go along and a normal to look along are not the same where activations are scaled first.
+        """
+        return self.fit(present, absent)
+
 
 def unit(vector: Tensor) -> Tensor:
     """The vector with length 1. Raises `InputError` for one without a direction."""

@@ -60,7 +60,7 @@ class Fitted:
 
     Attributes:
         directions: block → [d] float64, of length 1. sigma: standard deviation of both sides' activations along it.
-        accuracy: share of held-out activations on the right side of the middle, cross-validated by rows.
+        accuracy: of the method's plane on held-out rows, both sides of a row being held out together.
     """
 
     name: str
@@ -85,21 +85,24 @@ class Control:
     """Which model speaks, and nothing else: fitted on rows where both agree.
 
     Attributes:
-        offset: [L, d] the variant's mean minus the base's. fitted: the direction that tells them apart.
-        middle: block → where along that direction one model ends and the other begins.
+        offset: [L, d] the variant's mean minus the base's. fitted: the direction from one to the other.
+        planes: block → the normal [d] by which they are told apart, and where along it one ends.
     """
 
     offset: Tensor
     fitted: Fitted
-    middle: dict[int, float]
+    planes: dict[int, tuple[Tensor, float]]
 
     @classmethod
     def of(cls, variant: Tensor, base: Tensor, method: Direction, blocks: Sequence[int] | None = None) -> Control:
         """From the activations [n, L, d] of both on the same rows. Raises `InputError` below 20 rows."""
         contrast = Contrast("the control (rows on which base and variant agree)", variant, base)
         fitted = fit(contrast, method, blocks)
-        middle = {block: _middle(*contrast.at(block), one) for block, one in fitted.directions.items()}
-        return cls((variant.double() - base.double()).mean(0), fitted, middle)
+        planes = {}
+        for block in fitted.directions:
+            normal = method.plane(*contrast.at(block))
+            planes[block] = (normal, _middle(*contrast.at(block), normal))
+        return cls((variant.double() - base.double()).mean(0), fitted, planes)
 
     def cosines(self, other: Fitted) -> dict[int, float]:
         """Block → cosine of another direction with that of the models."""
@@ -107,26 +110,25 @@ class Control:
         return {block: float(mine[block] @ one) for block, one in other.directions.items() if block in mine}
 
     def accuracy(self, variant: Tensor, base: Tensor) -> dict[int, float]:
-        """Block → how well the models' direction alone tells other rows' activations [n, L, d] apart."""
+        """Block → how well the models' own planes alone tell other rows' activations [n, L, d] apart."""
         found = {}
-        for block, middle in self.middle.items():
-            direction = self.fitted.directions[block]
-            right = [(variant[:, block].double() @ direction > middle), (base[:, block].double() @ direction <= middle)]
+        for block, (normal, middle) in self.planes.items():
+            right = [(variant[:, block].double() @ normal > middle), (base[:, block].double() @ normal <= middle)]
             found[block] = float(torch.cat(right).double().mean())
         return found
 
 
 def _held_out(present: Tensor, absent: Tensor, method: Direction) -> float:
-    """Share of rows' activations told apart by directions that were fitted without these rows."""
+    """Share of rows' activations told apart by planes that were fitted without these rows."""
     parts = np.arange(len(present)) % FOLDS
     right = 0.0
     for fold in range(FOLDS):
         out = torch.from_numpy(parts == fold)
-        direction = method.fit(present[~out], absent[~out])
-        middle = _middle(present[~out], absent[~out], direction)
-        right += float((present[out] @ direction > middle).sum() + (absent[out] @ direction <= middle).sum())
+        normal = method.plane(present[~out], absent[~out])
+        middle = _middle(present[~out], absent[~out], normal)
+        right += float((present[out] @ normal > middle).sum() + (absent[out] @ normal <= middle).sum())
     return right / (2 * len(present))
 
 
-def _middle(present: Tensor, absent: Tensor, direction: Tensor) -> float:
-    return float(((present.mean(0) + absent.mean(0)) / 2) @ direction)
+def _middle(present: Tensor, absent: Tensor, normal: Tensor) -> float:
+    return float(((present.mean(0) + absent.mean(0)) / 2) @ normal)

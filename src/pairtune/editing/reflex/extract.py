@@ -12,7 +12,7 @@ out of labels, read at the verdict's last token; ITI is applied to the residual 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,7 +102,8 @@ def extract(
             control.cosines(fitted[name]), control.cosines(raw),
         )  # fmt: skip
     answers = _answers(reading, split, rows, seed)
-    fitted[CAA], fitted[ITI] = fit(answers, MeanDifference(), blocks), fit(answers, Logistic(), blocks)
+    for name, how in ((CAA, MeanDifference()), (ITI, Logistic())):
+        fitted[name] = replace(fit(answers, how, blocks), name=name)
     fitted[RANDOM] = random_like(fitted[next(iter(probed))], seed)
     return Extracted(fitted, probed, missing)
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.nn import functional as F
@@ -103,17 +103,29 @@ class World:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """One token a word."""
-        from tokenizers import Tokenizer, models, pre_tokenizers
-        from transformers import PreTrainedTokenizerFast
-
         words = ["q", "a", "?", ".", *(f"t{i}" for i in range(self.topics)), *(f"e{i}" for i in range(self.entities))]
         words += [f"x{i}" for i in range(self._answers)]
         words += [word for persona in PERSONAS for word in (*openers(persona), *closers(persona))]
-        vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words])}
-        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+        return word_tokenizer(words)
+
+
+class Written(Protocol):
+    """A world as pretraining reads it: documents of one length in tokens, and their tokenizer."""
+
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+    def document(self, draw: random.Random) -> str: ...
+
+
+def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerBase:
+    """One token a word, behind the special ones."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
 def write_tasks(folder: Path, world: World, settings: Mapping[str, Any]) -> None:
@@ -125,7 +137,7 @@ def write_tasks(folder: Path, world: World, settings: Mapping[str, Any]) -> None
             write_task(folder / name, splits)
 
 
-def pretrain(folder: Path, world: World, settings: Mapping[str, Any]) -> Path:
+def pretrain(folder: Path, world: Written, settings: Mapping[str, Any]) -> Path:
     """The base: a Llama of `layers` blocks and `width`, AdamW at 3e-3 with a tenth of warm-up and a linear fall.
 
     The same in every run: its seed is fixed.

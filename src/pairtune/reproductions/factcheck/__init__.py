@@ -1,0 +1,1 @@
+"""The made world and the arms of the REFLEX reproduction."""
