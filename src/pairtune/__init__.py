@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pairtune.analysis.knowledge import measure_knowledge
     from pairtune.analysis.memorisation import measure_memorisation
     from pairtune.analysis.sweep import sweep
+    from pairtune.analysis.transferability.rank import rank_bases
     from pairtune.data.task import Task
     from pairtune.editing.edit import edit
     from pairtune.editing.reflex.run import steer
@@ -47,6 +48,7 @@ _HOME = {
     "sweep": "pairtune.analysis.sweep",
     "merge": "pairtune.merging.engine.run",
     "rebase": "pairtune.merging.rebase.pair",
+    "rank_bases": "pairtune.analysis.transferability.rank",
     "score": "pairtune.ood.scoring",
     "generate": "pairtune.generation.engine",
     "scrub": "pairtune.editing.scrub.run",
@@ -69,6 +71,7 @@ __all__ = [
     "measure_memorisation",
     "merge",
     "methods",
+    "rank_bases",
     "rebase",
     "score",
     "scrub",

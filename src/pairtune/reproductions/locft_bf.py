@@ -114,6 +114,19 @@ REPRODUCTION = Reproduction(
         Part("one place keeps more general ability than all weights", LOCFT, FULL, (GENERAL,), 0.02, counts=False),
     ),
     run=run,
+    reading=(
+        "The order is what matters, and it matters as the paper says: one edit after the other loses the early ones "
+        "(35 % of the first third hold, 80 % of the last), and at equal work breadth-first holds 27 points more "
+        "edits, keeps 31 points more of the other facts and costs a ninth of the loss on stories. That the early "
+        "edits are lost needs no batches: one edit a step in shuffled epochs holds all 300 and their rephrases. Here "
+        "that is better than mini-batches, which is against the claim, but for a reason of the set-up: the rate of "
+        "each arm was chosen on 60 edits, on which every rate of LocFT-BF holds all of them, so that the lowest was "
+        "taken, and 25 epochs of it teach 85 % of 300; what it has not learnt it also has not broken. All weights "
+        "hold every edit, at the price of the rest (25 % of other answers stay, 66 % with one matrix). The place does"
+        " not decide whether edits hold, which is what was asked; it decides what they cost: the worst place by "
+        "validation holds 99 % and keeps 22 % of the other answers. Three seeds in the place of five, and one base of"
+        " 1.8 M parameters."
+    ),
     settings={
         "data": None,
         "seeds": 3,
