@@ -1,6 +1,7 @@
 """`pairtune diff` as people type it: pairs, two full checkpoints from elsewhere, a page, and wrong inputs."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -134,3 +135,30 @@ def test_a_foreign_heads_outputs_stand_in_its_own_order(tiny_bert, folder, gener
     code, out, err = call(capsys, "diff", tiny_bert, tmp_path / "head", "--data", folder, "--json")
     assert code == 0, err
     assert json.loads(out)["behaviour"]["metrics"]["test"]["head"]["accuracy"] == 1.0
+
+
+def test_deep_asks_what_inspect_asks_and_says_what_it_cannot(tiny_llama, pair, folder, general, tmp_path, capsys):
+    words = ("diff", pair, "--data", folder, "--general", general, "--deep")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"kind": "memorised", "prompt": "the cat", "answer": "zzz"}) + "\n")
+    code, out, err = call(capsys, *words, "--questions", questions, "--html", tmp_path / "deep.html", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["diff"]["variants"] == {"pets": "pets (lora)"}
+    assert set(found["parts"]) == {"knowledge", "ntk"}
+    assert "no row of train has the 20 tokens of a passage" in found["skipped"]["memorisation"]
+    page = (tmp_path / "deep.html").read_text()
+    for part in ("Which layers to tune", "New facts", "Weights", "Not asked"):
+        assert part in page
+    assert len(re.findall(r"<h2[^>]*>What it forgot", page)) == 1, "knowledge measures it as well; it is told once"
+    code, out, err = call(capsys, "diff", pair, "--general", general, "--deep")
+    assert code == 0, err
+    assert "no task is given" in out
+    for more, said in (
+        (("--questions", questions), "are asked with --deep"),
+        (("--deep", "--canaries", questions), "name it with --data"),
+        (("--deep", "--questions", tmp_path / "none.jsonl"), "none.jsonl"),
+    ):
+        code, _, err = call(capsys, "diff", pair, *more)
+        assert code == 2
+        assert said in err
