@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from tests.conftest import make_tokenizer, save
 from tests.editing.claims import LABELS, as_task, disagreed, rows
 from tests.ood.pairs import changed
 
-from pairtune import Base
+from pairtune import Base, Pair
 from pairtune.data.split import Split
 from pairtune.editing.reflex.anchor import Choice, anchor, probabilities
 from pairtune.editing.reflex.clean import alike, cleaned
@@ -246,3 +247,50 @@ def test_an_encoder_decoder_is_steered_in_its_decoder(tiny_t5):
     one = Choice("iv", 1, 5.0, 0.0).vector(Fitted("iv", {1: torch.ones(16)}, {1: 3.0}, {}))
     before, after = probabilities(reading, prompts, None), probabilities(reading, prompts, one)
     assert np.allclose(before.sum(1), 1) and not np.allclose(before, after)
+
+
+def test_a_pair_that_was_tuned_on_conversations_is_asked_in_its_chat_template(tiny_llama, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from pairtune.pair.card import BaseRecord, Card
+
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} . {% endfor %}"
+        "{% if add_generation_prompt %}assistant :{% endif %}"
+    )
+    base = Base.load(save(tmp_path / "chat", AutoModelForCausalLM.from_pretrained(tiny_llama), tokenizer))
+    card = {"kind": "lm", "text": ["messages"], "label": None, "labels": [], "separator": "\n", "chat": True}
+    pair = Pair(base, card=Card(base=BaseRecord.of(base), stack=[], task=card))
+    split = Split.of([{"text": "the cat", "label": "no"}, {"text": "a dog", "label": "yes"}], "train")
+    reading = Reading(pair, as_task({"train": split}))
+    assert reading.verdicts == [tokenizer(one, add_special_tokens=False)["input_ids"] for one in LABELS]
+    alone, told = reading.rows(split)[1], reading.rows(split, [split[0]])[1]
+    turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "no"}]
+    asked = [{"role": "user", "content": "a dog"}]
+    for found, said in ((alone, asked), (told, turns + asked)):
+        text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        assert found == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_the_two_vectors_point_away_from_the_base_and_back_to_it(pair, reading, task):
+    train = task.split("train")
+    quadrants = select(reading, train, [])
+    found = extract(reading, train, quadrants, MeanDifference(), 0, [2])
+    prompts = reading.rows(train)
+    on = reading.activations(prompts)[:, 2].double()
+    with pair.off():
+        off = reading.activations(prompts)[:, 2].double()
+    own = on - (on - off)[quadrants.agreed].mean(0)
+    for name, numbers, sign in (("iv", quadrants.gained, 1), ("kv", quadrants.lost, -1)):
+        gap = sign * (own - off)[numbers].mean(0)
+        fitted = found.fitted[name]
+        torch.testing.assert_close(fitted.directions[2], gap / gap.norm())
+        along = torch.cat([own[numbers], off[numbers]]) @ fitted.directions[2]
+        assert fitted.sigma[2] == pytest.approx(float(along.std()))
+        raw = sign * (on - off)[numbers].mean(0)
+        models = (on - off)[quadrants.agreed].mean(0)
+        probed = found.probed[name]
+        assert probed.pairs == len(numbers) and list(probed.accuracy) == [2]
+        cosines = [float(one @ models / one.norm() / models.norm()) for one in (gap, raw)]
+        assert [probed.cosine[2], probed.raw_cosine[2]] == pytest.approx(cosines)

@@ -100,6 +100,9 @@ def test_wrong_input_is_refused_with_one_sentence(pair, task, tiny_llama, tiny_b
         steer(pair, task, blocks=[7])
     with pytest.raises(InputError, match="there is no validation split"):
         steer(pair, as_task({"train": task.split("train")}))
+    few = {**task.splits, "train": task.split("train")[:25]}
+    with pytest.raises(InputError, match="'label' has 3 different values in 25 training rows"):
+        steer(pair, as_task(few))
     with pytest.raises(InputError, match="'yes' is the beginning of 'yes no'"):
         Reading(pair, Task("x", "classification", ("text",), "label", ["yes", "yes no"], task.splits))
     data = tmp_path / "rows.jsonl"

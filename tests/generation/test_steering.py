@@ -138,6 +138,7 @@ def test_damaged_and_foreign_files_are_refused(pair, tmp_path):
         SteeringVectors.load(bad)
     cases = [
         ({"weight": torch.ones(4)}, "expected tensors direction.0"),
+        ({"direction.01": torch.ones(4)}, "found 'direction.01'"),
         ({"direction.1": torch.ones(4, 4)}, r"direction\.1 should be a row"),
         ({"direction.1": torch.full((4,), torch.nan)}, "finite numbers"),
         ({"direction.1": torch.ones(4), "direction.2": torch.ones(5)}, "several lengths"),
@@ -145,6 +146,10 @@ def test_damaged_and_foreign_files_are_refused(pair, tmp_path):
     for tensors, said in cases:
         save_file(tensors, tmp_path / "bad.safetensors")
         with pytest.raises(FormatError, match=said):
+            SteeringVectors.load(tmp_path / "bad.safetensors")
+    for about in ("[1]", "{", "[" * 10**5):
+        save_file({"direction.1": torch.ones(4)}, tmp_path / "bad.safetensors", {"pairtune.about": about})
+        with pytest.raises(FormatError, match="is no JSON object"):
             SteeringVectors.load(tmp_path / "bad.safetensors")
 
 

@@ -47,10 +47,12 @@ class Steering:
         """Hidden states [B, T, d] with the direction added where it belongs."""
         moved = direction.to(hidden)
         length = hidden.shape[1]
-        if self._positions == "all" or length == 1:
+        if self._positions == "all":
             return hidden + moved
         if isinstance(self._where, Tensor):
             return hidden + self._where.to(hidden.device)[..., None] * moved
+        if length == 1:  # a step behind the cache
+            return hidden + moved
         first = length - 1 if self._where is None else self._where - 1
         return hidden + (torch.arange(length, device=hidden.device) >= first)[:, None] * moved
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pairtune.pair.base import Base
 
 log = logging.getLogger("pairtune")
-_NAME = re.compile(r"direction\.(\d{1,6})")
+_NAME = re.compile(r"direction\.(0|[1-9]\d{0,5})")
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +141,11 @@ class SteeringVectors:
             raise FormatError(f"{source}: its directions are of several lengths, so that no model fits all of them")
         try:
             about = json.loads(notes.get("pairtune.about", "{}"))
-        except ValueError:
-            raise FormatError(f"{source}: what it says of itself is not JSON") from None
-        return cls(dict(sorted(directions.items())), dict(about), notes.get("pairtune.base"), source)
+        except (ValueError, RecursionError):
+            about = None
+        if not isinstance(about, dict):
+            raise FormatError(f"{source}: what it says of itself is no JSON object")
+        return cls(dict(sorted(directions.items())), about, notes.get("pairtune.base"), source)
 
 
 def steerable(base: Base) -> list[nn.Module]:

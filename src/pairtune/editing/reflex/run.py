@@ -121,6 +121,11 @@ def _check(pair: Pair, task: Task, blocks: Sequence[int] | None) -> None:
     lacking = [name for name in ("train", "validation") if name not in task.splits]
     if lacking:
         raise InputError(f"{task.name}: there is no {lacking[0]} split (splits: {', '.join(task.splits)})")
+    if len(task.labels) > len(task.split("train")) / 10:
+        raise InputError(
+            f"{task.name}: the column {task.label!r} has {len(task.labels):,} different values in "
+            f"{len(task.split('train')):,} training rows; verdicts are few, so name another column, or give more rows"
+        )
     count = len(steerable(pair.base))
     wrong = [block for block in blocks or [] if not 0 <= block < count]
     if wrong:
