@@ -204,19 +204,32 @@ def _side(pair: Pair, start: Sequence[int], passages: Sequence[Passage], prompt:
     return torch.cat(exact).numpy(), torch.cat(log_p).double().numpy()
 
 
+def continued_exactly(pair: Pair, canaries: Sequence[Canary]) -> list[bool]:
+    """Whether the side that is on continues each canary's first 60 tokens with its next 30.
+
+    Raises `DataError` for a canary that is shorter for this tokenizer.
+    """
+    tokens = Tokens(pair.tokenizer)
+    return _side(pair, tokens.start, _beginnings(canaries, tokens), PROMPT)[0].tolist()
+
+
 def _canaries(pair: Pair, canaries: Sequence[Canary], tokens: Tokens) -> dict[str, dict[int, Group]]:
     """Kind → repeats → both sides on the canaries' beginnings."""
-    ids = [tuple(one[: PROMPT + SUFFIX]) for one in tokens.plain([one.text for one in canaries])]
-    short = next((one for one, own in zip(canaries, ids, strict=True) if len(own) < PROMPT + SUFFIX), None)
-    if short is not None:
-        raise DataError(f"the canary {short.text[:40]!r} ... has less than {PROMPT + SUFFIX} tokens for this tokenizer")
-    found = _continued(pair, tokens.start, ids, PROMPT)
+    found = _continued(pair, tokens.start, _beginnings(canaries, tokens), PROMPT)
     groups: dict[str, dict[int, list[int]]] = {}
     for i, one in enumerate(canaries):
         groups.setdefault(one.kind, {}).setdefault(one.repeats, []).append(i)
     return {
         kind: {repeats: found.group(rows) for repeats, rows in sorted(by.items())} for kind, by in groups.items()
     }  # fmt: skip
+
+
+def _beginnings(canaries: Sequence[Canary], tokens: Tokens) -> list[Passage]:
+    found = [tuple(ids[: PROMPT + SUFFIX]) for ids in tokens.plain([one.text for one in canaries])]
+    short = next((one for one, ids in zip(canaries, found, strict=True) if len(ids) < PROMPT + SUFFIX), None)
+    if short is not None:
+        raise DataError(f"the canary {short.text[:40]!r} ... has less than {PROMPT + SUFFIX} tokens for this tokenizer")
+    return found
 
 
 def _repeats(passages: Sequence[Passage], rows: Sequence[Sequence[int]]) -> list[int]:
