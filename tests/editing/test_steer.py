@@ -10,8 +10,10 @@ from tests.ood.pairs import changed
 
 import pairtune
 from pairtune import Base, Pair, Task
+from pairtune.data.split import Split
 from pairtune.editing.reflex.anchor import probabilities
 from pairtune.editing.reflex.reading import Reading
+from pairtune.editing.reflex.records import write_records
 from pairtune.editing.reflex.run import steer
 from pairtune.errors import InputError, MissingView
 from pairtune.generation.vectors import SteeringVectors
@@ -91,6 +93,22 @@ def test_the_verb_from_claims_to_a_steered_text(tiny_llama, task, tmp_path, caps
         capsys, "generate", tuned, "--prompt", row["prompt"], "--steer", file, "--max-new-tokens", "3"
     )
     assert code == 0, err
+
+
+def test_records_for_a_chat_model_are_conversations(task, tmp_path):
+    row = task.split("test")[0]
+    rows = [{**row, "proof": "the old book"}, {**row, "label": "who?"}]
+    given = as_task({"train": Split.of(rows[:1], "train"), "ood/far": Split.of(rows, "far")})
+    counts = write_records(given, tmp_path / "records", True)
+    assert counts == {"train": 1, "ood/far": 1}  # what has no verdict of the task cannot be learnt
+    found = json.loads((tmp_path / "records" / "train.jsonl").read_text())
+    question, answer = found["messages"]
+    assert question == {"role": "user", "content": found["prompt"]} and answer["content"] == row["label"]
+    assert found["prompt"].splitlines()[1] == f"Claim: {row['text']}" and found["verdict"] == row["label"]
+    given = as_task({"train": Split.of(rows[:1], "train")})
+    write_records(given, tmp_path / "more", False, evidence="proof", explanation="proof")
+    found = json.loads((tmp_path / "more" / "train.jsonl").read_text())
+    assert "Evidence: the old book" in found["prompt"] and found["completion"] == f"{row['label']}\nthe old book"
 
 
 def test_wrong_input_is_refused_with_one_sentence(pair, task, tiny_llama, tiny_bert, tmp_path, capsys):

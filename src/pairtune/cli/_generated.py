@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from pairtune.ood.inputs import Input
     from pairtune.pair.pair import Pair
 
+log = logging.getLogger("pairtune")
 AT_ONCE = 64  # prompts between two syncs of the file
+LAYOUTS = {"as tuned": "as the pair was tuned on them", "chat": "by the chat template"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Job:
         clean: bool,
     ):
         self.writer = Writer(pair, decoding, vectors, positions, raw)
+        if said := LAYOUTS.get(self.writer.prompts.layout):
+            log.info("prompts are laid out %s; --raw reads them as they are", said)
         self.raw, self.clean = raw, clean
 
     def records(self, prompts: list[Prompt]) -> Iterator[dict[str, Any]]:
