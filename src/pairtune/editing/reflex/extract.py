@@ -75,7 +75,8 @@ def extract(
 ) -> Extracted:
     """Read the vectors off activations on the training rows, behind some blocks or behind all.
 
-    Raises `InputError` where neither Q2 nor Q4, or where Q1 and Q3 together, have 20 rows.
+    Raises `InputError` where neither Q2 nor Q4, or where Q1 and Q3 together, have 20 rows, and where base and variant
+    differ behind none of the blocks.
     """
     counts = quadrants.counts
     if max(counts["Q2"], counts["Q4"]) < FEWEST:
@@ -86,6 +87,12 @@ def extract(
         )
     rows = reading.rows(split)
     control = Control.of(*_both(reading, rows, quadrants.agreed), method, blocks)
+    if not control.fitted.directions:
+        where = "any block" if blocks is None else f"block {', '.join(map(str, blocks))}"
+        raise InputError(
+            f"base and variant do not differ behind {where} on these rows: what the delta changes comes later; take "
+            "later blocks"
+        )
     fitted: dict[str, Fitted] = {}
     probed: dict[str, Probed] = {}
     missing = {}

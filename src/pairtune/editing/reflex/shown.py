@@ -45,7 +45,7 @@ def _probes(report: SteerReport) -> Iterator[RenderableType]:
             )
             for block, accuracy in one.accuracy.items()
         ]  # fmt: skip
-        head = ("block", NAMES[name], "as it is", "models alone", "cos with models", "as it is")
+        head = ("block", NAMES[name], "offset left in", "models alone", "cos with models", "offset left in")
         yield Text(f"{NAMES[name]}, {one.pairs} pairs", style="italic")
         yield _table(head, rows)
     yield Text('"models": the direction that tells base from variant on rows where they agree; 0.5 is chance.')
