@@ -24,3 +24,11 @@ def test_blocks_below_the_delta_show_no_direction(tiny_llama):
     assert list(found.probed["kv"].identity) == [3] and list(found.fitted["caa"].directions) == [0, 1, 2, 3]
     with pytest.raises(InputError, match="do not differ behind block 0, 2 on these rows"):
         extract(reading, train, quadrants, MeanDifference(), 0, [0, 2])
+
+
+def test_too_few_rows_on_which_both_agree_are_refused(tiny_llama):
+    pair = dense_pair(tiny_llama, 0.2)
+    train = Split.of(rows(90, 3), "train")
+    right = np.arange(90) % 2 > 0
+    with pytest.raises(InputError, match=r"agree on too few rows .* \(Q1 0, Q2 45, Q3 0, Q4 45; 20 of Q1 and Q3"):
+        extract(Reading(pair, as_task({"train": train})), train, Quadrants(right, ~right), MeanDifference(), 0)

@@ -79,8 +79,13 @@ def extract(
     differ behind none of the blocks.
     """
     counts = quadrants.counts
+    said = ", ".join(f"{name} {count}" for name, count in counts.items())
+    if len(quadrants.agreed) < FEWEST:
+        raise InputError(
+            f"base and variant agree on too few rows to tell what merely parts the two models ({said}; {FEWEST} of Q1 "
+            "and Q3 are needed); give more training rows, or ask the base with more or fewer --shots"
+        )
     if max(counts["Q2"], counts["Q4"]) < FEWEST:
-        said = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise InputError(
             f"base and variant disagree on too few rows for a vector ({said}; {FEWEST} of Q2 or Q4 are needed); give "
             "more training rows"
