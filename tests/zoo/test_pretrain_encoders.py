@@ -144,12 +144,12 @@ def test_a_run_becomes_a_base(bank, tmp_path):
     from pairtune.zoo import export_encoder, pretrain_vit
 
     pretrain_vit.main(["--bank", str(bank), *SMALL, "--out", str(tmp_path / "run"), "--total-items", "16"])
-    held = export_encoder.export("vit", tmp_path / "run", tmp_path / "tiny-vit", bank, None, "today", "")
+    held = export_encoder.export("vit", tmp_path / "run", tmp_path / "tiny-vit", bank, None, "python it", "today", "")
     base = Base.load(tmp_path / "tiny-vit", task="classification", labels=["a", "b"])
     assert base.new_names == {"classifier.weight", "classifier.bias"} and base.tokenizer.positions == 17
     text = (tmp_path / "tiny-vit" / "README.md").read_text()
     assert "16 items seen, 2 steps" in text and f"| glyphs | {held['glyphs']:.1%} |" in text
-    assert "Twemoji" in text and "## Probes" not in text
+    assert "Twemoji" in text and "```\npython it\n```" in text and "## Probes" not in text
 
 
 def test_a_base_that_no_probe_likes_is_refused(bank, tmp_path, monkeypatch):
@@ -159,5 +159,5 @@ def test_a_base_that_no_probe_likes_is_refused(bank, tmp_path, monkeypatch):
     row = {"encoder": 0.7, "random": 0.6, "input": 0.7}
     monkeypatch.setattr(export_encoder.probe_encoder, "table", lambda *_: {"mnist_small": row})
     with pytest.raises(SystemExit, match="not fit to be a base: a probe on mnist_small"):
-        export_encoder.export("vit", tmp_path / "run", tmp_path / "tiny-vit", bank, tmp_path, "", "")
+        export_encoder.export("vit", tmp_path / "run", tmp_path / "tiny-vit", bank, tmp_path, "", "", "")
     assert not (tmp_path / "tiny-vit").exists()

@@ -35,7 +35,7 @@ def tokenizer():
 
 def test_names_resolve_and_have_what_they_say(model):
     about = {name: parameters for name, _, parameters, _ in zoo.names()}
-    assert set(about) == {"tiny-lm", "minilm"}
+    assert set(about) == {"tiny-lm", "tiny-vit", "minilm"}
     assert sum(p.numel() for p in model.parameters()) == about["tiny-lm"] <= 8_000_000
 
 
@@ -99,3 +99,36 @@ def test_prefers_english_to_shuffled_english(model, tokenizer):
     ids = tokenizer(SENTENCES[1], return_tensors="pt")["input_ids"]
     shuffled = torch.cat([ids[:, :1], ids[:, 1:].flip(1)], 1)
     assert model(shuffled, labels=shuffled).loss > model(ids, labels=ids).loss + 1
+
+
+def test_the_vision_base_is_whole_and_sees_form():
+    from PIL import Image, ImageDraw
+    from transformers import AutoImageProcessor, AutoModel
+
+    folder = zoo.path("tiny-vit")
+    parameters = next(count for name, _, count, _ in zoo.names() if name == "tiny-vit")
+    answer: Any = AutoModel.from_pretrained(folder, add_pooling_layer=False, output_loading_info=True)
+    vit, info = answer
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert sum(p.numel() for p in vit.parameters()) == parameters <= 5_000_000
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 6 * 2**20
+    processor = AutoImageProcessor.from_pretrained(folder)
+
+    def seen(place: int, colour: str, round_: bool) -> torch.Tensor:
+        picture = Image.new("RGB", (32, 32))
+        draw, box = ImageDraw.Draw(picture), (place, place, place + 18, place + 18)
+        (draw.ellipse if round_ else draw.rectangle)(box, outline=colour, width=3)
+        with torch.inference_mode():
+            return vit.float()(**processor(picture, return_tensors="pt")).last_hidden_state[0, 0]
+
+    like = torch.cosine_similarity
+    ring = seen(6, "white", True)
+    assert like(ring, seen(7, "white", True), 0) > like(ring, seen(6, "white", False), 0)
+
+
+def test_the_cards_name_what_was_learnt_from():
+    text = (zoo.path("tiny-vit") / "README.md").read_text()
+    from pairtune.zoo.picture_packs import listed
+
+    assert all(f"`{pack.package}` {pack.version}" in text for pack in listed())
+    assert "## Probes" in text and "fashion_mnist_mini" in text

@@ -17,19 +17,23 @@ tags: [{kind}, tiny, pairtune]
 
 # tiny-{kind}
 
-{what} of {parameters:,} parameters that ships inside pairtune (`--base zoo:tiny-{kind}`), so that tuning, comparing,
-scoring and merging can be tried on {things} without a network. It is a *base* to be tuned: it has no head.
+{what} of {parameters:,} parameters that ships inside pairtune (`--base zoo:tiny-{kind}`), so that tuning,
+comparing, scoring and merging can be tried on {things} without a network. It is a *base* to be tuned: it has no head.
 
 - {layers} layers, width {width}, {heads} heads, {input}; weights in bfloat16.
 
 ## Training
 
-- {items:,} items seen, {steps:,} steps, {hours:.1f} hours{hardware}{when}.
+- {items:,} items seen, {steps:,} steps, {hours:.1f} hours{hardware}.{when}
 - From the class token, one linear map names the item's class among those of its kind (cross-entropy), and another tells
   the item's coarse picture and its histograms of oriented gradients (mean squared error, after arXiv 2112.09133).
   Neither map is here. Muon for the matrices of the layers, AdamW (betas 0.9, 0.95) for the rest, weight decay 0.05,
   gradients clipped at norm 1, bfloat16 products; warm-up, constant rate 0.006, then down to zero.
-- Scripts: {scripts}
+- Scripts of `pairtune.zoo`, run as
+
+```
+{commands}
+```
 
 ## Data
 
@@ -52,8 +56,9 @@ weights, computed in float32.
 _PROBES = """
 ## Probes
 
-Accuracy of a logistic regression on features that nobody tuned, learnt from 500 items of the training part and judged
-on the test part (`python -m pairtune.zoo.probe_encoder`, which says how). None of these sets was used for training.
+Accuracy of a logistic regression on features that nobody tuned (`python -m pairtune.zoo.probe_encoder`): learnt from
+500 items of the training part, judged on the others of 600 and on up to 1000 of the test part. None of these sets was
+used for training.
 
 | set | this encoder | the same, random weights | the input itself |
 |---|---|---|---|
@@ -67,7 +72,6 @@ _ABOUT: dict[str, dict[str, str]] = {
         "what": "A vision transformer",
         "things": "images",
         "input": "32 x 32 colour images in patches of {patch} x {patch}",
-        "scripts": "`pairtune.zoo.picture_packs`, `picture_bank`, `pretrain_vit`, `export_encoder`.",
         "limits": """\
 - It has seen drawings, icons and letters, never a photograph: on photographs its features are little more than edges
   and colours.
@@ -80,10 +84,10 @@ _ABOUT: dict[str, dict[str, str]] = {
         "what": "A spectrogram transformer (AST)",
         "things": "sound",
         "input": "0.96 s of sound at 16 kHz as 96 frames of 64 mel bins, in patches of {patch} x {patch}",
-        "scripts": "`pairtune.zoo.pretrain_ast`, `export_encoder`.",
         "data": """\
-- Voices made by rule: a buzzing tone through resonances that move from one of eight vowels to another.
-- Noises made by rule.""",
+Made by rule, anew for every item: syllables (a hiss, a burst or nothing before a buzzing tone through resonances that
+move from one of eight vowels to another), tones (six courses of pitch, four waves) and noises (four colours, seven
+courses of loudness), over a noise. Nothing was recorded.""",
         "limits": """\
 - Sounds made by rule are all that it knows.
 - Sound beyond 0.96 s is cut off.
@@ -111,7 +115,7 @@ def pictures(kinds: dict[str, dict[str, int]]) -> str:
             *rows,
             "",
             "Every item is a drawing turned, stretched, bent, moved and shaded anew, half of them in colour on a",
-            "ground of two colours, half grey on black. The drawings are not distributed here. They are:",
+            "ground of two colours, half grey on black. The drawings themselves are not here. They are:",
             "",
             *said,
             "- omniglot, MIT: the two small background sets (Lake, Salakhutdinov and Tenenbaum, Science 2015).",
@@ -131,6 +135,7 @@ def card(
     held: dict[str, float],
     probes: dict[str, dict[str, float]],
     parameters: int,
+    commands: str,
     when: str,
     hardware: str,
 ) -> str:
@@ -138,7 +143,7 @@ def card(
 
     Args:
         held: accuracy on held-out items by their kind. probes: accuracy by set and features; none: left out.
-        when, hardware: as they are to be read; empty: left out.
+        commands, when, hardware: as they are to be read; empty: left out.
     """
     about, config = dict(_ABOUT[kind]), state["config"]
     if kind == "vit":
@@ -152,9 +157,10 @@ def card(
         width=config["hidden_size"],
         heads=config["num_attention_heads"],
         items=state["items"],
+        commands=commands.strip(),
         steps=state["step"],
         hours=state["seconds"] / 3600,
-        when=f", trained on {when}" if when else "",
+        when=f" Trained on {when}." if when else "",
         hardware=f", {hardware}" if hardware else "",
         held="\n".join(f"| {name} | {value:.1%} |" for name, value in held.items()),
         probes=_PROBES.format(rows="\n".join(rows)) if rows else "",

@@ -134,10 +134,11 @@ def train(model: Learner, items: Items, about: dict[str, Any], args: argparse.Na
     state: dict[str, Any] = {"step": 0, "items": 0, "seconds": 0.0, **about}
     before = lm_checkpoint.latest(args.out)
     if before:
-        state = lm_checkpoint.load(before, model, optimizers)
-        differing = [key for key, value in about.items() if state.get(key) != value]
+        stored = json.loads((before / "state.json").read_text(encoding="utf-8"))
+        differing = [key for key, value in about.items() if stored.get(key) != value]
         if differing:
             raise SystemExit(f"{before} is of another run: {', '.join(differing)} differ")
+        state = lm_checkpoint.load(before, model, optimizers)
         print(f"resumed {before.name}: {state['items']:,} items", flush=True)
     start = logged = saved = time.monotonic()
     first, earlier, seen = state["items"], state["seconds"], []

@@ -49,12 +49,13 @@ def opened(kind: str, run: Path, bank: Path | None) -> tuple[Any, Any, dict[str,
 
 
 def export(
-    kind: str, run: Path, out: Path, bank: Path | None, data: Path | None, when: str, hardware: str
+    kind: str, run: Path, out: Path, bank: Path | None, data: Path | None, commands: str, when: str, hardware: str
 ) -> dict[str, float]:
     """Write the model folder, whole or not at all; returns the held-out accuracies.
 
     Args:
         bank: for pictures, the drawings that were learnt from. data: where the probed sets are; None: no probes.
+        commands, when, hardware: for the card.
     """
     encoder, processor, state, found = opened(kind, run, bank)
     with replacing(out) as part:
@@ -64,7 +65,7 @@ def export(
         if failed := probe_encoder.unfit(probes):
             raise SystemExit(f"not fit to be a base: a probe on {' and '.join(failed)} is no better than without it")
         count = sum(parameter.numel() for parameter in encoder.parameters())
-        text = encoder_card.card(kind, state, found, probes, count, when, hardware)
+        text = encoder_card.card(kind, state, found, probes, count, commands, when, hardware)
         (part / "README.md").write_text(text, encoding="utf-8")
     return found
 
@@ -76,11 +77,13 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--bank", type=Path, help="for vit: the folder that picture_bank made")
     parser.add_argument("--data", type=Path, help="the data folder (PAIRTUNE_DATA), for the probes")
+    parser.add_argument("--commands", type=Path, help="text file with the commands of the run, for the card")
     parser.add_argument("--date", default="", help="for the card")
     parser.add_argument("--hardware", default="", help="for the card")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = export(args.kind, args.run, args.out, args.bank, args.data, args.date, args.hardware)
+    commands = args.commands.read_text(encoding="utf-8") if args.commands else ""
+    found = export(args.kind, args.run, args.out, args.bank, args.data, commands, args.date, args.hardware)
     for name, value in found.items():
         print(f"{name:12} {value:.1%} of held-out items named rightly")
 

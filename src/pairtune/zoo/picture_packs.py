@@ -1,7 +1,7 @@
 """The free drawings that the zoo's vision transformer learns from: `python -m pairtune.zoo.picture_packs FOLDER`.
 
 Emoji, icons and typefaces, as packages of npm's registry: which ones, of which version, under which licence and with
-which checksum is said in `picture_packs.csv`. The command fetches what is not in the folder yet (about 260 MB).
+which checksum is said in `picture_packs.csv`. The command fetches what is not in the folder yet (about 230 MB).
 """
 
 from __future__ import annotations

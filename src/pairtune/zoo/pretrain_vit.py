@@ -46,7 +46,7 @@ def held_out(model: encoder_run.Learner, source: Pictures) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    options = encoder_run.parser(__doc__, width=192, layers=6, heads=3, patch=8, **{"total-items": 750_000})
+    options = encoder_run.parser(__doc__, width=192, layers=6, heads=3, patch=8, **{"total-items": 250_000})
     options.add_argument("--bank", type=Path, required=True, help="the folder that picture_bank made")
     args = options.parse_args(argv)
     source = Pictures(args.bank, args.seed)

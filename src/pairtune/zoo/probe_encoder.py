@@ -3,9 +3,9 @@
 A logistic regression on features that nobody tuned: those of the encoder in FOLDER, those of the same architecture with
 random weights, and the input itself (an image's pixels, a sound's spectrogram). Of 600 training items each sixth in
 turn is left out and the 500 others are learnt from (features standardised, strength of the penalty by cross-validation
-on these 500); the items of the test part are judged, and the six accuracies averaged. With `--choose` the left-out
-sixths are judged instead and the test part does not count: so are pilots compared. An encoder's features are what a
-classifier's head on it would read.
+on these 500). Judged are the left-out sixth and up to 1000 items of the test part, each of which counts once: for these
+the mean of the six. With `--choose` the test part does not count: so are pilots compared. An encoder's features are
+what a classifier's head on it would read.
 
 A base ships where it is above both others on every set of `GATE`.
 """
@@ -31,23 +31,25 @@ Features = Callable[[list[np.ndarray]], np.ndarray]  # n items → [n, d]
 
 
 def probe(x: np.ndarray, y: np.ndarray, test: tuple[np.ndarray, np.ndarray] | None = None) -> float:
-    """Mean accuracy of `FOLDS` probes, each learnt from all but one part of features [n, d] with classes [n].
+    """Accuracy of `FOLDS` probes, each learnt from all but one part of features [n, d] with classes [n].
 
     Args:
-        test: features and classes to be judged; None: the part that was left out.
+        test: features and classes that all of them judge; the part that was left out, one of them does.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    found = []
+    left_out, tested = np.empty(len(y)), []
     for kept, left in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(x, y):
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=100, tol=1e-2))
         search = GridSearchCV(model, {"logisticregression__C": STRENGTHS}, cv=StratifiedKFold(3))
         search.fit(x[kept], y[kept])
-        found.append(search.score(*(test or (x[left], y[left]))))
-    return float(np.mean(found))
+        left_out[left] = search.predict(x[left]) == y[left]
+        if test is not None:
+            tested.append(search.predict(test[0]) == test[1])
+    return float(np.mean([*left_out, *np.mean(tested, axis=0)] if tested else left_out))
 
 
 def features(folder: Path) -> dict[str, Features]:
@@ -100,7 +102,7 @@ def table(folder: Path, data: Path, choose: bool = False) -> dict[str, dict[str,
     """Accuracy by set and by features.
 
     Args:
-        choose: judge training items that were left out, not those of the test part.
+        choose: judge only training items that were left out, none of the test part.
     """
     from transformers import AutoConfig
 
@@ -125,7 +127,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="an encoder with its preprocessor, as transformers saves them")
     parser.add_argument("--data", type=Path, required=True, help="the data folder (PAIRTUNE_DATA)")
-    parser.add_argument("--choose", action="store_true", help="judge training items that were left out")
+    parser.add_argument("--choose", action="store_true", help="judge only training items that were left out")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     rows = table(args.folder, args.data, args.choose)
