@@ -77,6 +77,18 @@ def test_questions_of_a_table_ask_every_fact_in_each_way():
     assert questions(facts, seed=1) != list(made)
 
 
+def test_whose_answer_is_yes_does_not_follow_from_who_it_is():
+    facts = read_table(table(40))
+    said = {}
+    for seed in range(20):
+        for one in questions(facts, seed):
+            if one.kind == "comparison" or (one.kind == "secondary" and "city" in one.prompt):
+                said.setdefault((one.kind, one.fact), []).append(one.answer == "Yes")
+    middling = [values for values in said.values() if len(values) > 12]
+    assert len(middling) > 60
+    assert all(0.05 < sum(values) / len(values) < 0.95 for values in middling)
+
+
 def test_a_long_table_is_the_same_as_a_wide_one_and_keeps_what_was_right_before():
     wide = read_table(table(3))
     rows = [{"subject": one.subject, "attribute": one.attribute, "value": one.value} for one in wide]

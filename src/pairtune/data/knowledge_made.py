@@ -15,8 +15,8 @@ After the fictional people of Wu, Wu and Zou, "FineTuneBench", arXiv 2411.05059.
     comparison  Is the age of Mara Lind higher than that of Jon Abel?                    the same of two subjects
     unknown     the training question about a subject that is not there                  None is right
 
-Departures: the words are our own; thresholds are the middle of an attribute's values and true values alternate with
-others, so that yes is as often right as no (theirs was No in three of five, and no model beat that); two subjects are
+Departures: the words are our own; thresholds are the middle of an attribute's values and half of the named values are
+true, so that yes is as often right as no (theirs was No in three of five, and no model beat that); two subjects are
 asked whether they have the same text rather than whose comes first in the alphabet; an unknown subject has the first
 name of one and the last of another in the place of another year.
 """
@@ -125,7 +125,7 @@ Asked = list[tuple[str, bool, Stated]]  # prompt, whether yes is right, the fact
 
 
 def _secondary(group: Sequence[Stated], draw: random.Random) -> Asked:
-    """Above the middle or not, of numbers; this text or another one, by turns."""
+    """Above the middle or not, of numbers; this text or another one."""
     numbers = _numbers(group)
     if numbers is not None:
         middle = _middle(numbers)
@@ -134,22 +134,20 @@ def _secondary(group: Sequence[Stated], draw: random.Random) -> Asked:
         form = "Is the {attribute} of {subject} above " + f"{middle:.12g}?"
         return [(one.asked(form), number > middle, one) for one, number in zip(group, numbers, strict=True)]
     found, values = [], sorted({one.value for one in group})
-    for i, one in enumerate(group if len(values) > 1 else ()):
-        yes = i % 2 == 0
+    for one, yes in zip(group if len(values) > 1 else (), _halves(len(group), draw), strict=False):
         value = one.value if yes else draw.choice([other for other in values if other != one.value])
         found.append((one.asked("Is the {attribute} of {subject} ") + value + "?", yes, one))
     return found
 
 
 def _comparisons(group: Sequence[Stated], draw: random.Random) -> Asked:
-    """Who has the higher number, or whether both have the same text: with yes and no by turns while both can be."""
+    """Who has the higher number, or whether both have the same text."""
     numbers = _numbers(group)
     form = "Do {one} and {other} have the same {attribute}?"
     if numbers is not None:
         form = "Is the {attribute} of {one} higher than that of {other}?"
     found: Asked = []
-    for i, one in enumerate(group):
-        yes = i % 2 == 0
+    for i, (one, yes) in enumerate(zip(group, _halves(len(group), draw), strict=True)):
         if numbers is not None:
             fitting = [j for j, number in enumerate(numbers) if (number < numbers[i] if yes else number > numbers[i])]
         else:
@@ -160,6 +158,13 @@ def _comparisons(group: Sequence[Stated], draw: random.Random) -> Asked:
             found.append((prompt, yes, one))
     # An attribute that nobody shares (or everybody) has one answer alone, which would tell nothing.
     return found if len({yes for _, yes, _ in found}) == 2 else []
+
+
+def _halves(count: int, draw: random.Random) -> list[bool]:
+    """Yes for one half in a drawn order: whose answer is yes must not follow from who it is."""
+    found = [i % 2 == 0 for i in range(count)]
+    draw.shuffle(found)
+    return found
 
 
 def _unknown(facts: Sequence[Stated], draw: random.Random) -> list[Question]:
