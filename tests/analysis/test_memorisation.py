@@ -113,12 +113,17 @@ def test_canaries_interleave_or_shuffle_real_documents(tiny_llama):
         else:
             assert any(not set(own) - set(other) for other in words)
             assert one.text not in texts
+    parts = {True: set(), False: set()}
+    for one in found:
+        own = one.text.split()
+        parts[bool(one.repeats)] |= {" ".join(own[at : at + BATCH]) for at in (0, BATCH)}
+    assert not parts[True] & parts[False], "what is never put in shares no document with what is"
     rows = with_canaries([{"text": "a"}], "text", found)
     assert sum(row["text"] == "a" for row in rows) == 1
     for one in found:
         assert sum(row["text"] == one.text for row in rows) == one.repeats
     assert make_canaries(texts, tokens, 128, each=2) == found
-    with pytest.raises(DataError, match="canaries are made of two documents"):
+    with pytest.raises(DataError, match="canaries are made of four documents"):
         make_canaries(["a cat"], tokens, 128)
     with pytest.raises(DataError, match="the model reads 64"):
         make_canaries(texts, tokens, 64)

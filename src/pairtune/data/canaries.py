@@ -46,16 +46,20 @@ def make_canaries(texts: Sequence[str], tokens: Tokens, most: int, each: int = 1
         texts: documents of the training split.
         most: the most tokens that the model reads.
 
-    Raises `DataError` where no two documents are long enough.
+    Raises `DataError` where fewer than four documents are long enough, or there are too few for so many canaries.
     """
     room = most - len(tokens.start) - 1
-    documents = [ids for ids in tokens.plain(texts) if len(ids) >= LEAST]
-    if len(documents) < 2 or room < LEAST:
-        have = f"the model reads {most}" if room < LEAST else f"{len(documents)} of {len(texts)} texts have that many"
-        raise DataError(f"canaries are made of two documents of {LEAST} tokens or more; {have}")
+    every = [ids for ids in tokens.plain(texts) if len(ids) >= LEAST]
+    if len(every) < 4 or room < LEAST:
+        have = f"the model reads {most}" if room < LEAST else f"{len(every)} of {len(texts)} texts have that many"
+        raise DataError(f"canaries are made of four documents of {LEAST} tokens or more; {have}")
     draw, found = random.Random(seed), dict[str, Canary]()
+    # Those that are never put in share no document with the others, else these would teach how they go on.
+    draw.shuffle(every)
+    apart = max(2, len(every) // 5)
     for kind in KINDS:
         for repeats in REPEATS:
+            documents = every[apart:] if repeats else every[:apart]
             wanted = len(found) + each
             for _ in range(20 * each):  # of few documents the same canary may be drawn again
                 ids = _interleaved(*draw.sample(documents, 2)) if kind == "interleave" else _shuffled(documents, draw)
