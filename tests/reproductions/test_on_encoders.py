@@ -17,12 +17,14 @@ QUICK = {"seeds": 1, "steps": 2, "batch": 4, "precision": "float32"}
 def data(tmp_path_factory):
     """The sets, made up and small, as the data folder has them."""
     root, generator = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    (root / "mnist_small").mkdir()
+    for name in ("mnist_small", "cifar10_small"):
+        (root / name).mkdir()
     for part, size in {"train": 200, "test": 40}.items():
         x, y = generator.integers(0, 60, (size, 28, 28), dtype=np.uint8), np.arange(size, dtype=np.uint8) % 10
         for i, row in enumerate(y):
             x[i, 2 * row + 4] = 250
         np.savez(root / "mnist_small" / f"{part}.npz", x=x, y=y)
+        np.savez(root / "cifar10_small" / f"{part}.npz", x=np.repeat(x[..., None], 3, -1), y=y)
     (root / "fsdd").mkdir()
     for part, takes in {"train": range(5, 25), "test": range(2)}.items():
         rows, waves = ["start,length,digit,speaker,take"], []

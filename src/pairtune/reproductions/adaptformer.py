@@ -3,21 +3,23 @@
 Paper: "AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition", arXiv 2205.13535.
 
 Setting, cut to two cores: a base of 2.7 M parameters (`zoo:tiny-vit`, pretrained on emoji, icons and letters) in place
-of ViT-B, digits (MNIST) in place of CIFAR-100, SVHN and Food-101, 40 images of each class, 80 steps of 16, AdamW. A
-seed draws the training images and sets head, order and dropout; validation and test stay. Each arm's learning rate is
-the best of three on validation with seed 0. The state after the last step is what counts. No video. Steps and the
-ranges of the rates were set after looking at validation of single runs on an unfinished base.
+of ViT-B, CIFAR-10 in place of CIFAR-100, SVHN and Food-101, 100 images of each class, 200 steps of 16, AdamW. A seed
+draws the training images and sets head, order and dropout; validation and test stay. Each arm's learning rate is the
+best of three on validation with seed 0. The state after the last step is what counts. No video. The ranges of the rates
+were set after looking at validation of single runs on an unfinished base and on digits; digits were given up for
+photographs, and images and steps raised, when a linear probe of the finished base was right on 97 % of them, and before
+any arm was run on either.
 
 The arms: branches 64 and 1 wide; scale 1 instead of 0.1 at the same rate; in sequence instead of beside; all weights;
 10 prompts a block (VPT-deep); a linear head on batch-normalised features ("linear": AdaptFormer's own head, over
 branches that are scaled to nothing), and the plain head. The paper gives that head to all; here all weights and prompts
 have the plain one, so that the two heads are compared, too.
 
-"As good" is judged with a margin of two points, as a test of 400 rows has no power for less. A base as small as this
+"As good" is judged with a margin of two points, as a test of 600 rows has no power for less. A base as small as this
 may know too little to be tuned through small branches, or so much that a head is enough: by the note, "more than a
 linear head" says something only where all weights are 10 points above it, which is published as a part of its own.
 
-A further experiment has 10 images of each class, and the rates of the first. The data folder (`mnist_small`) is named
+A further experiment has 10 images of each class, and the rates of the first. The data folder (`cifar10_small`) is named
 by PAIRTUNE_DATA or by `--set data=FOLDER`.
 """
 
@@ -35,7 +37,7 @@ from pairtune.reproductions.frame import Experiment, Part, Reproduction, Results
 WIDE, NARROW = "AdaptFormer-64", "AdaptFormer-1"
 LARGE, BEHIND = "AdaptFormer-64, scale 1", "AdaptFormer-64, in sequence"
 FULL, PROMPTS, LINEAR, HEAD = "all weights", "prompts", "linear", "plain head"
-SET = "mnist_small"
+SET = "cifar10_small"
 
 
 def arms(settings: dict[str, Any]) -> dict[str, Arm]:
@@ -114,8 +116,8 @@ REPRODUCTION = Reproduction(
         "base": "zoo:tiny-vit",
         "data": None,
         "seeds": 5,
-        "each": 40,
-        "steps": 80,
+        "each": 100,
+        "steps": 200,
         "batch": 16,
         "prompts": 10,
         "rates": {
@@ -125,7 +127,7 @@ REPRODUCTION = Reproduction(
             "head": [1e-2, 3e-2, 1e-1],
         },
         "validation": 300,
-        "test": 400,
+        "test": 600,
         "precision": "bf16",
     },
     more=(
