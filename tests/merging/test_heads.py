@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 
 import pairtune
+from pairtune import Pair
 from pairtune.errors import BaseMismatch, PairtuneError
 from pairtune.merging.engine.run import merge
 from pairtune.merging.outputs import check
 from pairtune.pair.checkpoint import Checkpoint
+from pairtune.pair.export import export_merged
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,24 @@ def test_classifiers_of_images(tiny_vit, tmp_path):
     for name in ("mean", "fitted"):
         asked = json.loads((tmp_path / name / "merge.json").read_text())["check"]
         assert asked["largest_difference"] < 1e-5 < asked["spread"]
+
+
+def test_a_new_head_is_finer_than_the_base_and_the_coarser_decides(tiny_vit, tmp_path):
+    """The head's tensors come first and are float32; the rest is rounded to bfloat16."""
+    from tests.data.media_files import photos
+    from transformers import AutoModel
+
+    base, data = tmp_path / "base", photos(tmp_path / "pictures", {"train": 8, "validation": 4})
+    AutoModel.from_pretrained(tiny_vit, dtype=torch.bfloat16).save_pretrained(base)
+    shutil.copy(tiny_vit / "preprocessor_config.json", base)
+    for seed in (0, 1):
+        config = {"base": str(base), "data": str(data), "training": {"lr": 0.01, "max_steps": 3}, "seed": seed}
+        pairtune.tune(config | {"tuner": "full", "out": str(tmp_path / str(seed))})
+    merge([tmp_path / "0", tmp_path / "1"], tmp_path / "mean", "linear")
+    found = json.loads((tmp_path / "mean" / "merge.json").read_text())["check"]
+    assert 1e-4 * found["spread"] < found["largest_difference"] < 5e-2 * found["spread"]
+    exported = export_merged(Pair.load(tmp_path / "0"), tmp_path / "exported")
+    assert exported["largest_logit_difference"] < 5e-2 * exported["logit_spread"]
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "clip", "clip tower"])

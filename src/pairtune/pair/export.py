@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ PROMPTS = (
 )
 # Largest difference of a logit, as a share of the logits' spread, that the rounding of a stored type explains.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def coarsest(kinds: Iterable[torch.dtype]) -> tuple[torch.dtype, float]:
+    """Of the types that tensors are stored in, the coarsest, and how far outputs may be off for it, in their spread.
+
+    One checkpoint may have several: a new head is float32 on a bfloat16 base.
+    """
+    floating = {kind for kind in kinds if kind.is_floating_point} or {torch.float32}
+    shares = {kind: TOLERANCE.get(kind, 5e-2) for kind in floating}
+    stored = max(shares, key=shares.__getitem__)
+    return stored, shares[stored]
 
 
 def export_merged(pair: Pair, folder: str | Path, dtype: torch.dtype | None = None) -> dict[str, Any]:
@@ -57,8 +69,8 @@ def export_merged(pair: Pair, folder: str | Path, dtype: torch.dtype | None = No
         found = _reloaded_logits(base, staging)
         difference = max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
         spread = max(float(a.std()) for a in expected)
-        stored = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
-        if difference > TOLERANCE.get(stored, 5e-2) * max(spread, 1e-6):
+        stored, share = coarsest(tensor.dtype for tensor in tensors.values())
+        if difference > share * max(spread, 1e-6):
             raise PairtuneError(
                 f"the merged checkpoint's logits differ from the pair's by {difference:.3g} (spread {spread:.3g}); "
                 f"nothing was kept{too_coarse(stored)}"

@@ -15,7 +15,7 @@ from pairtune.errors import PairtuneError
 from pairtune.merging.engine import compute
 from pairtune.pair import hub
 from pairtune.pair.base import family_of, reader_of
-from pairtune.pair.export import PROMPTS, TOLERANCE, too_coarse
+from pairtune.pair.export import PROMPTS, coarsest, too_coarse
 from pairtune.pair.modality import modality_of
 from pairtune.pair.names import Names
 from pairtune.pair.processor import PROCESSOR_FILE, Processor
@@ -82,8 +82,8 @@ def _compared(job: Job, model: Any, tokenizer: Any, family: str, found: list[Ten
     expected = _answers(model, tokenizer, family)
     difference = max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
     spread = max(float(answer.std()) for answer in expected)
-    stored = next((step.dtype for step in job.steps if step.dtype.is_floating_point), torch.float32)
-    if not difference <= TOLERANCE.get(stored, 5e-2) * max(spread, 1e-6):
+    stored, share = coarsest(step.dtype for step in job.steps)
+    if not difference <= share * max(spread, 1e-6):
         raise PairtuneError(
             f"the written model's outputs differ from those of the definition by {difference:.3g} (their spread is "
             f"{spread:.3g}); nothing was kept{too_coarse(stored)}"
