@@ -146,14 +146,14 @@ REPRODUCTION = Reproduction(
     ),
     run=run,
     reading=(
-        "Every counted part holds. Nothing that stands once in the data is continued, hardly anything up to 8 times, "
-        "more than half at 16 and nearly all at 32; the same canaries put in once each leave nothing. One epoch over "
+        "Every counted part holds. What stands in the data once to 4 times is continued in 3 % of cases, 8 times in "
+        "13 %, 16 times in 42 %, 32 times in 98 %; the same canaries put in once each leave nothing. One epoch over "
         "200 other pieces makes the model forget all of it word for word. What the share says in steps, the log ratio"
-        " says at once: it tells trained passages from others far better than the likelihood does. In a first run, "
-        "with a generator that let a canary that was never put in share a document with others, one of 60 of these "
-        "was continued (its second half had been learnt elsewhere), and that part was undecided; they have documents "
-        "of their own since. Tuning a small pretrained model for one epoch is no pretraining: counts at which memory "
-        "sets in are this model's and this rate's."
+        " says at once: it tells trained passages from others far better than the likelihood does (AUROC .97 and "
+        ".85). In a first run, with a generator that let a canary that was never put in share a document with others,"
+        " one of 60 of these was continued (its second half had been learnt elsewhere), and that part was undecided; "
+        "they have documents of their own since. Tuning a small pretrained model for one epoch is no pretraining: "
+        "counts at which memory sets in are those of this model and this rate."
     ),
     settings={
         "base": "zoo:tiny-lm", "data": None, "seeds": 3, "train": 200, "each": 10, "characters": 800, "rows": 200,
