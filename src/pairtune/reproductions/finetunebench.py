@@ -104,6 +104,18 @@ REPRODUCTION = Reproduction(
         Part("stories are forgotten", NOTHING, ALL, (GENERAL,), 0.02, counts=False),
     ),
     run=run,
+    reading=(
+        "Five of six counted parts hold, one does not. Facts are by heart after ten epochs and questions that follow "
+        "from them stay at guessing (.51), but that part says little: the base does not derive anything from facts "
+        "that it knows from pretraining either (.50), so that a model of this size has no way from a fact to its "
+        "consequences that tuning could fail to teach. In other words the facts come back nearly as often as taught "
+        "(.97 to 1.00), far from the paper's .19 to .89: the base has read the other wordings about a hundred other "
+        "people, and it carries its own facts over as well. What does cost is a sentence behind the question (.56); "
+        "and the more epochs, the more is made up about people who are not there. Changed facts carry over no less "
+        "than new ones, and no old answer is left. A first run had a fault that its figures showed: who was asked "
+        "about told whether yes was right, which the base had read, so that changed facts seemed to carry over "
+        "better; questions draw it since, and everything was run again. Three seeds, one base."
+    ),
     settings={
         "data": None,
         "seeds": 3,

@@ -73,6 +73,17 @@ REPRODUCTION = Reproduction(
         Part("tuning was worth it", SFT, "base", (TEST,), 0.01, counts=False),
     ),
     run=run,
+    reading=(
+        "One part of seven holds, and the claim's core does not: the anchored vector makes the tuned model worse on "
+        "test by three points, as any direction that was picked on 120 validation claims does (CAA, ITI and shuffled "
+        "pairs lie within two points of it), and a random one costs least. Likely reasons: tuning on 400 claims "
+        "gained next to nothing over the base here (.68 and .67), so that there is little that a difference of both "
+        "could carry; rows on which they disagree are few (some 50 and 30 of 400); and once the difference of the "
+        "models themselves is taken off, a probe tells the sides of these pairs apart hardly better than chance, "
+        "while with it in, the models' identity alone does so perfectly, which is what the note warns of. That KV "
+        "repairs more of what was lost than IV does holds on a mean of four points of probability over five seeds of "
+        "some dozen claims each."
+    ),
     settings={
         "seeds": 5,
         "entities": 60,
