@@ -178,8 +178,15 @@ def test_the_command_makes_canaries_and_asks(pair, tiny_llama, tmp_path, capsys)
         assert said in err
 
 
-def test_a_split_of_numbers_of_passages_is_spread_evenly(pair):
-    loaded, task = Pair.load(pair / "pair"), Task.load(str(pair / "task"))
-    found = measure_memorisation(loaded, task, prompt=3, suffix=5, rows=2)
+def test_only_so_many_passages_are_asked_and_none_of_train_counts_as_unseen(pair, tmp_path):
+    loaded = Pair.load(pair / "pair")
+    both = write(tmp_path / "both", train=TAUGHT, validation=TAUGHT[:1], test=[*TAUGHT, *UNSEEN[:1]])
+    found = measure_memorisation(loaded, Task.load(str(both)), prompt=3, suffix=5, rows=1)
+    assert sum(one.variant.of for one in found.trained.values()) == 1
+    assert found.held is not None
+    assert found.held.variant.right == 0, "of the test rows, one alone is not in train, though train is asked for one"
+    found = measure_memorisation(loaded, Task.load(str(both)), prompt=3, suffix=5, rows=3)
+    assert found.held is not None and found.held.variant.of == 1
+    found = measure_memorisation(loaded, Task.load(str(pair / "task")), prompt=3, suffix=5, rows=2)
     assert sum(one.variant.of for one in found.trained.values()) == 2
     assert np.isfinite(found.trained["9 to 16"].log_ratio)

@@ -145,8 +145,8 @@ def measure_memorisation(
             f"{task.name}: no row of train has the {length} tokens of a passage (the longest has {longest}); ask for "
             "fewer with --prompt-tokens and --suffix-tokens"
         )
+    trained = set(passages)  # all of them: what is not asked was trained on as well
     passages = [passages[i] for i in evenly(len(passages), rows)]
-    trained = set(passages)
     others = [tuple(ids[:length]) for name in task.splits if name != "train" for ids in _rows(reader, name)]
     held = [one for one in dict.fromkeys(others) if len(one) == length and one not in trained]
     held = [held[i] for i in evenly(len(held), rows)]
