@@ -1,9 +1,5 @@
 """The reproduction of FineTuneBench: its people, its rule, and the whole path at a tiny size."""
 
-import pytest
-import torch
-from tests.conftest import save
-
 from pairtune.data.knowledge_made import questions
 from pairtune.reproductions import frame
 from pairtune.reproductions.finetunebench import ALL, ARMS, BASE, CHANGED, GUESS, NINE, NOTHING, PLAIN
@@ -14,21 +10,6 @@ from pairtune.reproductions.taught.arms import FACTS, GENERAL, MADE_UP, OLD, OTH
 REPRODUCTION = frame.load("finetunebench")
 RATES = {name: [1e-3] for name in ("full", "lora 8", "lora 64")}
 TINY = {"seeds": 1, "batch": 12, "known": 4, "plain": 4, "people": 4, "comparisons": 4, "answer": 2, "rates": RATES}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A random decoder of one block with the zoo's tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from pairtune.pair import hub
-    from pairtune.zoo import path
-
-    tokenizer = hub.load_tokenizer(path("tiny-lm"))
-    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, max_position_embeddings=64, **sizes)
-    torch.manual_seed(0)
-    return save(tmp_path_factory.mktemp("base"), LlamaForCausalLM(config), tokenizer)
 
 
 def test_people_share_no_name_and_changed_facts_have_other_values():
